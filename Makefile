@@ -1,0 +1,53 @@
+# Everything a person types. Set-up takes a minute the first time and nothing afterwards.
+PYTHON ?= python3
+CORES ?= all
+SCALE ?= smoke
+PAPERS ?=
+BIN := .venv/bin
+PAPERTRIAL := OMP_NUM_THREADS=1 $(BIN)/python -m papertrial
+
+.DEFAULT_GOAL := help
+.PHONY: help setup atlas laptop test test-all lint format record docs bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/.ready ## .venv from the pinned lock
+
+.venv/.ready: envs/cpu.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r envs/cpu.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+atlas: setup ## run every trial at SCALE (smoke) and write the atlas; PAPERS="convex/*" for some
+	$(BIN)/snakemake --cores $(CORES) --config scale=$(SCALE) $(if $(PAPERS),papers="$(PAPERS)")
+
+laptop: ## the same at laptop scale: the verdicts (hours)
+	$(MAKE) atlas SCALE=laptop
+
+test: setup ## the fast tests
+	$(BIN)/python -m pytest -n auto
+
+test-all: setup ## the slow ones, too
+	$(BIN)/python -m pytest -n auto -m ''
+
+lint: setup ## formatting, linting, the workflow's own linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: setup ## put everything in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+record: setup ## write data/recorded/ from finished laptop-scale runs
+	$(PAPERTRIAL) record $(PAPERS)
+
+docs: setup ## generate config/README.md from the typed settings
+	$(PAPERTRIAL) settings > config/README.md
+
+bench: setup ## print the engine's measures
+	$(BIN)/python benchmarks/engine.py

@@ -1,0 +1,82 @@
+"""Shared fixtures: a checkout of its own for tests that run the workflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EMPTIED = ("papers", "models", "testbeds", "methods", "data")  # a checkout without papers is quick to plan
+
+
+class Checkout:
+    """A small project in a folder of its own: the engine, and toy papers made by ``papertrial new``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.env = {**os.environ, "PYTHONPATH": str(path / "workflow"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(self, *command: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True, **options)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def papertrial(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "papertrial", *arguments, check=check)
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "snakemake", "--cores", "2", *arguments, check=check)
+
+    def planned(self, *arguments: str) -> list[str]:
+        """The rules of the jobs that a dry run would start."""
+        lines = self.snakemake("-n", *arguments).stdout.splitlines()
+        rules = [line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))]
+        return sorted(r for r in rules if r not in ("default", "all"))
+
+    def paper(self, slug: str) -> Path:
+        """The folder of a toy paper's code."""
+        return self.path / "workflow/papertrial/papers/toys" / slug.replace("-", "_")
+
+    def units(self, scale: str = "smoke") -> list[Path]:
+        return sorted((self.path / "data/runs" / scale).glob("toys/*/*@*"))
+
+    def edit(self, file: Path, old: str, new: str) -> None:
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """The engine with two toy papers, toys/first and toys/second, under git."""
+    return make_checkout(tmp_path / "checkout", "first", "second")
+
+
+def make_checkout(path: Path, *slugs: str) -> Checkout:
+    ignore = shutil.ignore_patterns("__pycache__", ".snakemake", "*.egg-info")
+    shutil.copytree(ROOT / "workflow", path / "workflow", ignore=ignore)
+    for name in EMPTIED:
+        folder = path / "workflow/papertrial" / name
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "__init__.py").write_text(f'"""{name}."""\n')
+    for name in ("sources.py", "archives.py"):
+        shutil.copy(ROOT / "workflow/papertrial/data" / name, path / "workflow/papertrial/data" / name)
+    (path / "config/papers").mkdir(parents=True)
+    (path / "config/models").mkdir()
+    shutil.copy(ROOT / "config/config.yaml", path / "config")
+    for name in ("Snakefile", ".gitignore", "profiles", "envs", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, path / name)
+    here = Checkout(path)
+    for slug in slugs:
+        here.papertrial("new", f"toys/{slug}")
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+    here.run(*git, "init", "-q")
+    here.run(*git, "add", "-A")
+    here.run(*git, "commit", "-qm", "start")
+    return here

@@ -1,0 +1,1 @@
+"""Papertrial: every paper gets a trial."""

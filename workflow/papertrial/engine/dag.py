@@ -1,0 +1,86 @@
+"""What the Snakemake rules ask: inputs that are missing, and a job's resources."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from papertrial.engine import paths
+from papertrial.engine.cards import parse
+from papertrial.engine.config import CONFIG, Config
+from papertrial.engine.plans import Plan, Planner, absent, needed_paths
+from papertrial.engine.project import Project
+
+
+def surround(package_root: Path | str, submitting: bool) -> None:
+    """Give every job this checkout's code and this interpreter, wherever the package is installed.
+
+    So ``.venv/bin/snakemake`` works without activation. The start is kept for the engine's own account.
+    """
+    os.environ["PYTHONPATH"] = str(package_root)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}" + os.environ.get("PATH", "")
+    if submitting:
+        os.environ["PAPERTRIAL_STARTED"] = str(time.time())
+
+
+class Dag:
+    """Answers for one invocation of Snakemake.
+
+    Args:
+        config: Snakemake's config: the file's with the command line's on top.
+        submitting: whether this is the process that the user started; a job's own Snakemake reads the plans
+            that it wrote instead of making them.
+    """
+
+    def __init__(self, config: Mapping[str, Any], submitting: bool) -> None:
+        self.config = parse(Config, dict(config), CONFIG)
+        self.submitting = submitting
+        self.project = Project(self.config)
+        self.asked: dict[str, list[str]] = {}  # scale -> papers whose pages this invocation wants
+        self._planner = Planner(self.project, write=submitting)
+
+    @property
+    def target(self) -> str:
+        """The atlas at the scale asked for, once the names asked for are known to exist."""
+        _ = self.project.selected
+        return f"reports/{self.config.scale}/index.html"
+
+    def atlas_inputs(self, wildcards: Any) -> list[str]:
+        """The plans of all papers selected, and their units that aren't there yet."""
+        return [i for paper in self.project.selected for i in self._page(wildcards.scale, paper)]
+
+    def page_inputs(self, wildcards: Any) -> list[str]:
+        return self._page(wildcards.scale, f"{wildcards.chapter}/{wildcards.slug}")
+
+    def unit_inputs(self, wildcards: Any) -> list[str]:
+        plan = self._plan(wildcards)
+        unit = plan["units"].get(wildcards.part, {"after": {}})
+        return absent([*needed_paths(plan["needs"]), *unit["after"].values()])
+
+    def model_inputs(self, wildcards: Any) -> list[str]:
+        return absent(needed_paths(self._planner.model(wildcards.scale, wildcards.name)["needs"]))
+
+    def resource(self, name: str) -> Callable[..., int]:
+        """A resource of a unit or a base model as its yaml states it; memory and time double with every retry."""
+
+        def of(wildcards: Any, attempt: int) -> int:
+            if hasattr(wildcards, "slug"):
+                plan = self._plan(wildcards)
+            else:
+                plan = self._planner.model(wildcards.scale, wildcards.name)
+            value = plan["resources"][name]
+            return value if name == "gpu" else value * 2 ** (attempt - 1)
+
+        return of
+
+    def _plan(self, wildcards: Any) -> Plan:
+        return self._planner.paper(wildcards.scale, f"{wildcards.chapter}/{wildcards.slug}")
+
+    def _page(self, scale: str, paper: str) -> list[str]:
+        plan = self._planner.paper(scale, paper)
+        if paper not in self.asked.setdefault(scale, []):
+            self.asked[scale].append(paper)
+        units = [u["path"] for u in plan["units"].values()]
+        return [str(paths.paper_plan(scale, paper)), *absent([*units, *needed_paths(plan["shared"])])]
