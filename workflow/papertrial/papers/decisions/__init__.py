@@ -1,0 +1,1 @@
+"""Bandits, online decisions, planning, reinforcement learning, control."""
