@@ -57,9 +57,7 @@ def write(
             if rows:
                 pq.write_table(to_table(rows), temporary / f"{name}.parquet")
         if state:
-            from safetensors.numpy import save_file
-
-            save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, temporary / STATE)
+            (temporary / STATE).write_bytes(packed(state))
         hashes = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
         text = json.dumps({**provenance, "files": hashes}, indent=1, default=str)
         (temporary / PROVENANCE).write_text(text + "\n")
@@ -74,6 +72,13 @@ def write(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def packed(state: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({k: np.ascontiguousarray(v) for k, v in state.items()})
 
 
 def to_table(rows: list[Row]) -> pa.Table:

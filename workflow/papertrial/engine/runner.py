@@ -230,11 +230,9 @@ class FileCheckpoint:
             raise PapertrialError(f"{self._path}: not readable ({error}); delete it to start afresh") from None
 
     def save(self, state: Mapping[str, np.ndarray]) -> None:
-        from safetensors.numpy import save_file
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
-        save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, temporary)
+        temporary.write_bytes(artifacts.packed(state))
         temporary.replace(self._path)
 
     def discard(self) -> None:
