@@ -1,6 +1,7 @@
 """Shared fixtures: a checkout of its own for tests that run the workflow."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,10 +33,10 @@ class Checkout:
         return self.run(sys.executable, "-m", "snakemake", "--cores", "2", *arguments, check=check)
 
     def planned(self, *arguments: str) -> list[str]:
-        """The rules of the jobs that a dry run would start."""
-        lines = self.snakemake("-n", *arguments).stdout.splitlines()
-        rules = [line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))]
-        return sorted(r for r in rules if r not in ("default", "all"))
+        """The jobs that a dry run would start, as 'atlas' or 'unit of toys/first'."""
+        said = self.snakemake("-n", *arguments).stderr
+        found = re.findall(r"would run (?:(the atlas|page of|base model|data set) )?([^\s,]+)(, unit)?", said)
+        return sorted(kind.split()[-1] if kind else f"unit of {name}" for kind, name, _ in found)
 
     def paper(self, slug: str) -> Path:
         """The folder of a toy paper's code."""

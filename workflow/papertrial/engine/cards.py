@@ -41,7 +41,9 @@ class Method(Strict):
     role: Literal["proposed", "baseline", "control"]
     label: str | None = Field(None, description="its name in figures and tables")
     settings: Settings = {}
-    on: dict[Name, Settings] = Field({}, description="settings that differ on one problem")
+    on: dict[Name, Settings] = Field(
+        {}, description='settings that differ on one problem; quoted ("on"), as yaml reads on as true'
+    )
     control_of: Name | None = Field(None, description="the method whose key mechanism this control breaks")
     claims: list[Name] = Field([], description="the claims it is a control for; the headline by default")
 

@@ -18,7 +18,7 @@ class Config(Strict):
 
     scale: Scale = Field(
         "smoke",
-        description="smoke (seconds: does it work?), laptop (minutes: verdicts) or paper (the authors' size: a cluster)",
+        description="smoke (seconds: does it work?), laptop (minutes: verdicts) or paper (the authors' size)",
     )
     papers: list[str] = Field(
         ["*"], min_length=1, description="which papers run: slugs, <chapter>/<slug> or patterns such as convex/*"

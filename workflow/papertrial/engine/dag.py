@@ -43,8 +43,9 @@ class Dag:
 
     @property
     def target(self) -> str:
-        """The atlas at the scale asked for, once the names asked for are known to exist."""
-        _ = self.project.selected
+        """The atlas at the scale asked for, once every card asked for is known to be valid."""
+        for paper in self.project.selected:
+            self.project.card(paper)
         return f"reports/{self.config.scale}/index.html"
 
     def atlas_inputs(self, wildcards: Any) -> list[str]:

@@ -7,6 +7,7 @@ its content changes or one of its units is missing, and left alone otherwise.
 import hashlib
 import json
 import os
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Planner:
             card = self.project.card(paper)
             plan = self._plan_paper(card, scale, paper)
             missing = any(not os.path.isdir(u["path"]) for u in plan["units"].values())
-            write_plan(paths.paper_plan(scale, paper), plan, touch=missing)
+            write_plan(paths.paper_plan(scale, paper), plan, renew=missing)
             self._papers[scale, paper] = plan
         return self._papers[scale, paper]
 
@@ -79,7 +80,7 @@ class Planner:
             modules = _code(module, asked_by)
             fp = fingerprints.artifact(modules, {}, [])
             self._datasets[name] = {"module": module, "fingerprint": fp, "path": paths.dataset(name, fp)}
-            known = {**_read_json(paths.dataset_plan()), **self._datasets}
+            known = {k: v for k, v in _read_json(paths.dataset_plan()).items() if k != "written"} | self._datasets
             write_plan(paths.dataset_plan(), known)
         return self._datasets[name]
 
@@ -131,11 +132,16 @@ def absent(paths_: list[str]) -> list[str]:
     return [p for p in paths_ if not os.path.isdir(p)]
 
 
-def write_plan(path: Path, plan: Plan, touch: bool = False) -> None:
-    """Write atomically if the content moved; ``touch`` renews the time as well."""
-    text = json.dumps(plan, indent=1, sort_keys=False) + "\n"
-    if path.exists() and path.read_text() == text and not touch:
+def write_plan(path: Path, plan: Plan, renew: bool = False) -> None:
+    """Write atomically if the content moved; ``renew`` makes it new even where it didn't.
+
+    A plan carries the time it was written: Snakemake passes over an input whose time moved and whose checksum
+    didn't.
+    """
+    old = _read_json(path)
+    if not renew and {**old, "written": None} == {**plan, "written": None}:
         return
+    text = json.dumps({**plan, "written": time.time_ns()}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)

@@ -110,16 +110,19 @@ def make_unit(path: str, device: str) -> None:
         inputs = inputs_of(plan["needs"])
         tables: dict[str, list[Row]] = {"results": [], "traces": [], "trials": [], "timings": []}
         state: dict[str, np.ndarray] = {}
+        costs = []
         for run in unit["runs"]:
+            spent = Meter()
             best, trials = _tune(method.run, run, inputs, device)
             tables["trials"] += trials
             if run.get("tuned_by"):
                 best = _tuned_before(unit["after"][run["tuned_by"]])
             if run["seeds"]:
                 _run(method.run, run, best, inputs, device, plan["cells"], tables, state)
+            costs.append({"problem": run["problem"]["name"], "method": run["method"], **spent.read()})
         seeds = sorted({s for run in unit["runs"] for s in run["seeds"]})
         record = {"artifact": path, "fingerprint": fingerprint, "device": device, "seeds": seeds}
-        record |= {"modules": plan["modules"], "needs": plan["needs"], "card": plan["page"]["card"]}
+        record |= {"modules": plan["modules"], "needs": plan["needs"], "card": plan["page"]["card"], "runs": costs}
         artifacts.write(path, tables, state, {**record, **_account(meter)})
 
 
@@ -136,14 +139,12 @@ def _run(
     """One (problem, method) with its seeds, added to the unit's tables."""
     names = {"problem": run["problem"]["name"], "method": run["method"]}
     what = f"{run['method']} on {names['problem']}"
-    meter = Meter()
     settings = {**run["settings"], **tuned}
     found = method(dict(run["problem"]), run["method"], settings, list(run["seeds"]), inputs, device)
     artifacts.check_rows(found.rows, run["seeds"], cells, what)
     for table in ("results", "traces", "timings"):
         rows = found.rows if table == "results" else getattr(found, table)
         tables[table] += [{**names, **row} for row in rows]
-    tables["timings"].append({**names, "seed": -1, **{f"run_{k}": v for k, v in meter.read().items()}})
     for key, value in found.state.items():
         if not np.isfinite(value).all():
             raise PapertrialError(f"{what}: the array '{key}' is not finite")

@@ -12,10 +12,12 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 
 RESAMPLES = 10_000
+AXIS_WISE = (np.mean, np.median, np.min, np.max)
 OPERATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 REPLICATED = "replicated"
@@ -62,20 +64,29 @@ def bootstrap(samples: Samples, statistic: Statistic | None = None) -> tuple[flo
     if min(map(len, strata)) < 2 or not math.isfinite(estimate):
         return estimate, math.nan, math.nan
 
-    def mean(*index: np.ndarray, axis: int) -> np.ndarray:  # index: (..., n) a stratum
-        drawn = [s.reshape(len(s), -1).mean(axis=1)[i] for s, i in zip(strata, index, strict=True)]
-        return np.concatenate(drawn, axis=axis).mean(axis=axis)
+    if statistic in AXIS_WISE and len(strata) == 1 and strata[0].ndim == 1:  # all resamples in one call
 
-    def general(*index: np.ndarray) -> float:
-        drawn = [s[i] for s, i in zip(strata, index, strict=True)]
-        return statistic(drawn if whole is strata else drawn[0])
+        def value(index: np.ndarray, axis: int) -> np.ndarray:
+            return statistic(strata[0][index], axis=axis)
+
+    elif statistic is None:
+
+        def value(*index: np.ndarray, axis: int) -> np.ndarray:  # index: (..., n) a stratum
+            drawn = [s.reshape(len(s), -1).mean(axis=1)[i] for s, i in zip(strata, index, strict=True)]
+            return np.concatenate(drawn, axis=axis).mean(axis=axis)
+
+    else:
+
+        def value(*index: np.ndarray) -> float:
+            drawn = [s[i] for s, i in zip(strata, index, strict=True)]
+            return statistic(drawn if whole is strata else drawn[0])
 
     from scipy import stats  # half a second, and only judging needs it
 
     bounds = stats.bootstrap(
         [np.arange(len(s)) for s in strata],
-        mean if statistic is None else general,
-        vectorized=statistic is None,
+        value,
+        vectorized="axis" in signature(value).parameters,
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
