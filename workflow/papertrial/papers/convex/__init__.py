@@ -1,0 +1,1 @@
+"""Chapter convex: optimisation whose structure, convexity above all, can be exploited and checked exactly."""
