@@ -38,10 +38,8 @@ def overhead() -> None:
     if not engine.get("compute_cpu_s"):
         print("overhead: no full run at laptop scale here (snakemake --cores all --config scale=laptop)")
         return
-    ratio = engine["wall_s"] * engine["cores"] / engine["compute_cpu_s"]
-    print(
-        f"overhead: {engine['wall_s']:.0f} s x {engine['cores']} cores / {engine['compute_cpu_s']:.0f} CPU s = {ratio:.2f}"
-    )
+    wall, cores, cpu = engine["wall_s"], engine["cores"], engine["compute_cpu_s"]
+    print(f"overhead: {wall:.0f} s x {cores} cores / {cpu:.0f} CPU s = {wall * cores / cpu:.2f}")
 
 
 def planning() -> None:

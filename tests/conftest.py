@@ -51,10 +51,15 @@ class Checkout:
         file.write_text(text.replace(old, new))
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkout(tmp_path_factory.mktemp("template") / "checkout", "first", "second").path
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
+def checkout(template: Path, tmp_path: Path) -> Checkout:
     """The engine with two toy papers, toys/first and toys/second, under git."""
-    return make_checkout(tmp_path / "checkout", "first", "second")
+    return Checkout(Path(shutil.copytree(template, tmp_path / "checkout")))
 
 
 def make_checkout(path: Path, *slugs: str) -> Checkout:
