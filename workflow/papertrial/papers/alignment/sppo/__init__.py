@@ -1,0 +1,1 @@
+"""Self-Play Preference Optimization (Wu et al. 2024, arXiv:2405.00675)."""
