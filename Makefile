@@ -7,7 +7,7 @@ BIN := .venv/bin
 PAPERTRIAL := OMP_NUM_THREADS=1 $(BIN)/python -m papertrial
 
 .DEFAULT_GOAL := help
-.PHONY: help setup atlas laptop test test-all lint format record docs bench
+.PHONY: help setup atlas laptop test test-all lint format record snapshot restore prune docs bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,15 @@ format: setup ## put everything in order
 
 record: setup ## write data/recorded/ from finished laptop-scale runs
 	$(PAPERTRIAL) record $(PAPERS)
+
+snapshot: setup ## put finished artifacts under DVC, push them, refresh data/recorded/
+	$(PAPERTRIAL) snapshot
+
+restore: setup ## pull somebody's results; PAPERS="convex/*" for some
+	$(PAPERTRIAL) restore $(PAPERS)
+
+prune: setup ## remove artifacts of fingerprints that nothing here names
+	$(PAPERTRIAL) prune
 
 docs: setup ## generate config/README.md from the typed settings
 	$(PAPERTRIAL) settings > config/README.md

@@ -55,6 +55,35 @@ def record(args: argparse.Namespace) -> None:
     record_all(planner)
 
 
+def snapshot(_: argparse.Namespace) -> None:
+    from papertrial.engine import versions
+    from papertrial.engine.plans import Planner
+    from papertrial.engine.project import Project
+    from papertrial.engine.recording import record_all
+
+    planner = Planner(Project())
+    versions.snapshot(planner)
+    record_all(planner)
+
+
+def prune(_: argparse.Namespace) -> None:
+    from papertrial.engine import versions
+    from papertrial.engine.plans import Planner
+    from papertrial.engine.project import Project
+
+    versions.prune(Planner(Project()))
+
+
+def restore(args: argparse.Namespace) -> None:
+    from papertrial.engine import versions
+    from papertrial.engine.config import load_config
+    from papertrial.engine.plans import Planner
+    from papertrial.engine.project import Project
+
+    config = load_config(overrides={"papers": args.papers} if args.papers else None)
+    versions.restore(Planner(Project(config)))
+
+
 def new(args: argparse.Namespace) -> None:
     from papertrial.engine.skeleton import write_skeleton
 
@@ -93,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
     sub.add_argument("--cores", type=int, default=0, help="how many cores the run had, for the engine's own account")
     sub = command(record, "write data/recorded/ from finished laptop-scale runs")
+    sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    command(snapshot, "put finished artifacts under DVC, push them, and refresh data/recorded/")
+    command(prune, "remove artifacts whose fingerprint no plan names")
+    sub = command(restore, "pull artifacts and check them; what they don't cover is listed")
     sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
     sub = command(new, "write the skeleton of a paper: yaml, method, evidence and test")
     sub.add_argument("paper", help="<chapter>/<slug>")

@@ -12,6 +12,7 @@ from papertrial.atlas import pages
 from papertrial.engine import artifacts, fingerprints, judge, paths, record
 from papertrial.engine.cards import Card, Scale
 from papertrial.engine.plans import Plan, Planner
+from papertrial.engine.versions import pulled
 
 Record = dict[str, Any]
 NOTHING: Record = {
@@ -69,21 +70,16 @@ def _judged(card: Card, plan: Plan, paper: str) -> Record:
             **found,
             "source": "recorded",
             "stale": stale,
-            "moved": _moved(found, plan) if stale else [],
+            "moved": record.moved(found, plan) if stale else [],
             "card_moved": found["card_sha256"] != record.card_sha256(card),
         }
     found = judge.judge(card, plan, evidence, missing)
-    source = "run" if evidence is not None or failed else "none"
+    present = {u["path"] for u in plan["units"].values() if os.path.isdir(u["path"])}
+    source = "pulled" if present and present <= pulled() else "run" if present or failed else "none"
     agreement = None
     if recorded and evidence is not None:
         agreement = record.compare(evidence.rows, recorded[1], plan["cells"])
     return {**NOTHING, **found, "source": source, "agreement": agreement, "evidence": evidence}
-
-
-def _moved(recorded: Record, plan: Plan) -> list[str]:
-    """Which modules differ between the record and today; settings, data or libraries if none does."""
-    then, now = recorded.get("modules", {}), plan["modules"]
-    return sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m)) or ["settings, data or libraries"]
 
 
 def _inputs(plan: Plan, paper: str, scale: str) -> str:

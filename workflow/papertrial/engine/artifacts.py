@@ -155,6 +155,16 @@ def state(path: str | Path) -> dict[str, np.ndarray]:
     return _read(file, lambda: load_file(file))
 
 
+def verify(path: str | Path) -> None:
+    """Check every file of an artifact against the hash in its provenance.
+
+    Raises:
+        Damaged: one is missing or not what was written.
+    """
+    for name in provenance(path).get("files", {}):
+        _checked(path, name)
+
+
 def quarantine(path: str | Path) -> Path:
     """Move a damaged artifact out of the way, so that the next run makes it again."""
     target = paths.SCRATCH / "damaged" / f"{path}"

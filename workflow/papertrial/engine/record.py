@@ -42,6 +42,12 @@ def read(paper: str) -> tuple[dict[str, Any], pd.DataFrame] | None:
     return json.loads(file.read_text()), pd.read_csv(table) if table.exists() else pd.DataFrame()
 
 
+def moved(recorded: dict[str, Any], plan: dict[str, Any]) -> list[str]:
+    """The modules that differ between a record and today's plan; if none does, what else must have moved."""
+    then, now = recorded.get("modules", {}), plan["modules"]
+    return sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m)) or ["settings, data or libraries"]
+
+
 def _csv(rows: pd.DataFrame, cells: list[str]) -> str:
     """One line a row; where that is too much, the problem with most rows is averaged over its seeds first."""
     rows = rows.drop(columns="shared", errors="ignore")
