@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COPIED = ("Snakefile", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "profiles", "envs", "pyproject.toml")
 EMPTIED = ("papers", "models", "testbeds", "methods", "data")  # a checkout without papers is quick to plan
 
 
@@ -75,7 +76,8 @@ def make_checkout(path: Path, *slugs: str) -> Checkout:
     (path / "config/papers").mkdir(parents=True)
     (path / "config/models").mkdir()
     shutil.copy(ROOT / "config/config.yaml", path / "config")
-    for name in ("Snakefile", ".gitignore", "profiles", "envs", "pyproject.toml"):
+    (path / ".dvc").mkdir()
+    for name in COPIED:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, path / name)
     here = Checkout(path)

@@ -1,0 +1,1 @@
+"""Differential privacy, fairness, federated learning, robustness, explanations, coded computing, social choice."""
