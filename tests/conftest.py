@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "profiles", "envs", "pyproject.toml")
+COPIED = ("Snakefile", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "profiles", "envs")
 EMPTIED = ("papers", "models", "testbeds", "methods", "data")  # a checkout without papers is quick to plan
 
 
