@@ -1,0 +1,1 @@
+"""Diffusion and flow models: samplers, distillation, inversion, inverse problems, pruning, bridges."""
