@@ -1,0 +1,1 @@
+"""Optimizers: training algorithms, schedules, tuning, and training dynamics."""
