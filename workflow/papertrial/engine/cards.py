@@ -15,6 +15,9 @@ T = TypeVar("T", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
 
+Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)?$")]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +35,7 @@ class Claim(Strict):
 
 class Needs(Strict):
     datasets: list[Name] = []
-    models: list[Name] = Field([], description="base models; every part of a model at the same scale")
+    models: list[Part] = Field([], description="base models, every part or one (model/part), at the same scale")
 
 
 class Method(Strict):
@@ -129,7 +132,7 @@ class Card(Strict):
     tried: str | None = Field(None, description="what was tried where a claim did not come out")
     claims: list[Claim] = Field(min_length=1)
     needs: Needs = Needs()
-    compares_with: list[Name] = Field([], description="base models whose rows enter evidence as shared baselines")
+    compares_with: list[Part] = Field([], description="base models whose rows enter evidence as shared baselines")
     problems: dict[Name, Problem] = Field(min_length=1)
     methods: dict[Name, Method] = Field(min_length=1)
     cells: list[str] = Field([], description="row columns that, with problem, method and seed, name a row")

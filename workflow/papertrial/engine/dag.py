@@ -21,6 +21,9 @@ def surround(package_root: Path | str, submitting: bool) -> None:
     """
     os.environ["PYTHONPATH"] = str(package_root)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}" + os.environ.get("PATH", "")
+    # Freed memory stays with the process: page faults cost a network's forward pass a fifth of its time.
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
     if submitting:
         os.environ["PAPERTRIAL_STARTED"] = str(time.time())
 

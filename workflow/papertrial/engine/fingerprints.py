@@ -8,6 +8,8 @@ and the major versions of the numeric libraries. The device does not: it goes to
 import ast
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +58,12 @@ def _graph() -> Any:
 def code(module: str) -> dict[str, str]:
     """{module: hash of its normalised syntax tree} for the whole closure."""
     return {name: code_hash(name) for name in closure(module)}
+
+
+def imports(library: str, modules: Iterable[str]) -> bool:
+    """Whether one of the modules imports a library, at its top or inside a function."""
+    pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    return any(pattern.search(source_of(m).read_text(encoding="utf-8")) for m in modules)
 
 
 def source_of(module: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from papertrial.engine import fingerprints, paths
 from papertrial.engine.cards import Card, Needs, Scale
-from papertrial.engine.errors import PapertrialError
+from papertrial.engine.errors import PapertrialError, nearest
 from papertrial.engine.project import Project
 from papertrial.engine.units import cut
 
@@ -63,6 +63,7 @@ class Planner:
                 "name": name,
                 "module": card.module,
                 "modules": modules,
+                "torch": fingerprints.imports("torch", modules),
                 "settings": settings,
                 "cells": card.cells,
                 "gates": [g.model_dump() for g in card.gates],
@@ -103,6 +104,7 @@ class Planner:
             "paper": paper,
             "module": card.module,
             "modules": modules,
+            "torch": fingerprints.imports("torch", modules),
             "cells": card.cells,
             "needs": needs,
             "shared": shared,
@@ -118,7 +120,15 @@ class Planner:
 
     def _needs(self, needs: Needs, scale: Scale, asked_by: str) -> Plan:
         datasets = {d: self.dataset(d, asked_by)["path"] for d in needs.datasets}
-        models = {m: {k: p["path"] for k, p in self.model(scale, m)["parts"].items()} for m in needs.models}
+        models: dict[str, dict[str, str]] = {}
+        for asked in needs.models:
+            name, _, part = asked.partition("/")
+            parts = {k: p["path"] for k, p in self.model(scale, name)["parts"].items()}
+            if part and part not in parts:
+                raise PapertrialError(
+                    f"{asked_by}: {name} has no part '{part}' at {scale} scale; {nearest(part, parts)}"
+                )
+            models.setdefault(name, {}).update({part: parts[part]} if part else parts)
         return {"datasets": datasets, "models": models}
 
 

@@ -4,7 +4,6 @@ import importlib
 import json
 import math
 import shutil
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -75,7 +74,7 @@ def make_model(path: str, device: str) -> None:
         _refuse_outdated(path, fingerprint, plan["parts"].get(part, {}).get("fingerprint"), plan["modules"])
         meter = Meter()
         recipe = importlib.import_module(plan["module"])
-        device = resolve(device, torch_needed="torch" in sys.modules)
+        device = resolve(device, torch_needed=plan["torch"])
         checkpoint = FileCheckpoint(paths.checkpoint(fingerprint))
         found = recipe.train(part, plan["settings"], inputs_of(plan["needs"]), device, checkpoint)
         by_run: dict[tuple, list[Row]] = {}
@@ -106,7 +105,7 @@ def make_unit(path: str, device: str) -> None:
         _refuse_outdated(path, fingerprint, unit.get("fingerprint"), plan["modules"])
         meter = Meter()
         method = importlib.import_module(f"{plan['module']}.method")
-        device = resolve(device, torch_needed="torch" in sys.modules)
+        device = resolve(device, torch_needed=plan["torch"])
         inputs = inputs_of(plan["needs"])
         tables: dict[str, list[Row]] = {"results": [], "traces": [], "trials": [], "timings": []}
         state: dict[str, np.ndarray] = {}
