@@ -4,10 +4,10 @@ CORES ?= all
 SCALE ?= smoke
 PAPERS ?=
 BIN := .venv/bin
-PAPERTRIAL := OMP_NUM_THREADS=1 $(BIN)/python -m papertrial
+PAPERTRIAL := $(BIN)/python -m papertrial
 
 .DEFAULT_GOAL := help
-.PHONY: help setup atlas laptop test test-all lint format record snapshot restore prune docs bench
+.PHONY: help setup atlas laptop test test-all lint format record snapshot restore prune crate docs bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,7 @@ setup: .venv/.ready ## .venv from the pinned lock
 	@touch $@
 
 atlas: setup ## run every trial at SCALE (smoke) and write the atlas; PAPERS="convex/*" for some
+	$(PAPERTRIAL) unlock
 	$(BIN)/snakemake --cores $(CORES) --config scale=$(SCALE) $(if $(PAPERS),papers="$(PAPERS)")
 
 laptop: ## the same at laptop scale: the verdicts (hours)
@@ -54,6 +55,9 @@ restore: setup ## pull somebody's results; PAPERS="convex/*" for some
 
 prune: setup ## remove artifacts of fingerprints that nothing here names
 	$(PAPERTRIAL) prune
+
+crate: setup ## export PAPERS as an RO-Crate to the folder crate/
+	$(PAPERTRIAL) crate crate $(PAPERS)
 
 docs: setup ## generate config/README.md from the typed settings
 	$(PAPERTRIAL) settings > config/README.md

@@ -9,6 +9,14 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ[_name] = "1"
 
 
+def _planner(papers: list[str] | None = None):  # noqa: ANN202 (its import is what is put off)
+    from papertrial.engine.config import load_config
+    from papertrial.engine.plans import Planner
+    from papertrial.engine.project import Project
+
+    return Planner(Project(load_config(overrides={"papers": papers} if papers else None)))
+
+
 def dataset(args: argparse.Namespace) -> None:
     from papertrial.engine.runner import make_dataset
 
@@ -29,59 +37,63 @@ def unit(args: argparse.Namespace) -> None:
 
 def page(args: argparse.Namespace) -> None:
     from papertrial.atlas.site import update
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
 
-    update(Planner(Project()), args.scale, args.paper)
+    update(_planner(), args.scale, args.paper)
 
 
 def atlas(args: argparse.Namespace) -> None:
     from papertrial.atlas.site import build
-    from papertrial.engine.config import load_config
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
 
-    planner = Planner(Project(load_config(overrides={"papers": args.papers} if args.papers else None)))
+    planner = _planner(args.papers)
     print(build(planner, args.scale, planner.project.selected, args.cores))
 
 
 def record(args: argparse.Namespace) -> None:
-    from papertrial.engine.config import load_config
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
     from papertrial.engine.recording import record_all
 
-    planner = Planner(Project(load_config(overrides={"papers": args.papers} if args.papers else None)))
-    record_all(planner)
+    record_all(_planner(args.papers))
 
 
 def snapshot(_: argparse.Namespace) -> None:
     from papertrial.engine import versions
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
     from papertrial.engine.recording import record_all
 
-    planner = Planner(Project())
+    planner = _planner()
     versions.snapshot(planner)
     record_all(planner)
 
 
 def prune(_: argparse.Namespace) -> None:
     from papertrial.engine import versions
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
 
-    versions.prune(Planner(Project()))
+    versions.prune(_planner())
 
 
 def restore(args: argparse.Namespace) -> None:
     from papertrial.engine import versions
-    from papertrial.engine.config import load_config
-    from papertrial.engine.plans import Planner
-    from papertrial.engine.project import Project
 
-    config = load_config(overrides={"papers": args.papers} if args.papers else None)
-    versions.restore(Planner(Project(config)))
+    versions.restore(_planner(args.papers))
+
+
+def crate(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from papertrial.engine.export import crate as write
+
+    print(write(_planner(args.papers), Path(args.target)))
+
+
+def cite(args: argparse.Namespace) -> None:
+    from papertrial.engine.export import bibliography
+
+    planner = _planner(args.papers)
+    print(bibliography(planner, planner.project.selected), end="")
+
+
+def unlock(_: argparse.Namespace) -> None:
+    from papertrial.engine.recovery import unlock as remove
+
+    remove()
 
 
 def new(args: argparse.Namespace) -> None:
@@ -127,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     command(prune, "remove artifacts whose fingerprint no plan names")
     sub = command(restore, "pull artifacts and check them; what they don't cover is listed")
     sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    sub = command(crate, "export papers with code, artifacts and verdicts as an RO-Crate")
+    sub.add_argument("target", help="the folder to write")
+    sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    sub = command(cite, "print BibTeX of the papers")
+    sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    command(unlock, "remove the lock of a killed run, if nothing holds it")
     sub = command(new, "write the skeleton of a paper: yaml, method, evidence and test")
     sub.add_argument("paper", help="<chapter>/<slug>")
     command(settings, "print config/README.md, generated from the typed settings")
