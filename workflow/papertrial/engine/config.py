@@ -29,10 +29,6 @@ class Config(Strict):
     extra_seeds: int = Field(
         0, ge=0, description="further seeds for every problem, to settle an inconclusive verdict; never recorded"
     )
-    slurm_partition: str | None = Field(
-        None, description="the partition that cluster jobs go to; the cluster's default"
-    )
-    slurm_account: str | None = Field(None, description="the account that cluster jobs are charged to")
 
     @field_validator("papers", mode="before")
     @classmethod
