@@ -6,7 +6,6 @@ import sys
 import time
 
 import pytest
-
 from tests.conftest import make_checkout
 from tests.engine.test_versions import LAPTOP, cloned, commit, verdicts
 
