@@ -44,7 +44,7 @@ class Checkout:
         return self.path / "workflow/papertrial/papers/toys" / slug.replace("-", "_")
 
     def units(self, scale: str = "smoke") -> list[Path]:
-        return sorted((self.path / "data/runs" / scale).glob("toys/*/*@*"))
+        return sorted(u for u in (self.path / "data/runs" / scale).glob("toys/*/*@*") if u.is_dir())
 
     def edit(self, file: Path, old: str, new: str) -> None:
         text = file.read_text()
