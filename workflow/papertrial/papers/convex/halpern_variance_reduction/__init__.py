@@ -1,0 +1,1 @@
+"""Variance Reduced Halpern Iteration for Finite-Sum Monotone Inclusions (arXiv 2310.02987)."""
