@@ -13,7 +13,6 @@ from papertrial.engine.verdicts import (
     VACUOUS,
     at_least,
     bootstrap,
-    further_samples,
     interval,
     point,
     verdict,
@@ -109,6 +108,9 @@ def test_further_samples_shrink_the_interval_to_the_threshold():
     """With n + further samples of the same spread the interval just clears the threshold."""
     few = NORMAL[:25]
     threshold = few.mean() - 0.5 * (few.mean() - bootstrap(few)[1])
-    more = further_samples(interval("x", few, ">", threshold))
-    assert more == pytest.approx(3 * 25, abs=2)
-    assert further_samples(interval("x", NORMAL, ">", 0.0)) is None
+    undecided = interval("x", few, ">", threshold)
+    assert undecided.further == pytest.approx(3 * 25, abs=2)
+    assert interval("x", NORMAL, ">", 0.0).further is None
+    yes, no = point("a", 1, ">", 0), point("b", -1, ">", 0)
+    assert at_least("2 of 3", 2, [yes, undecided, no]).further == undecided.further
+    assert at_least("1 of 2", 1, [yes, undecided]).further is None

@@ -128,7 +128,7 @@ def _judge_claim(card: Card, claim: Any, judging: Any, evidence: Evidence | None
         )
         verdict = verdicts.with_control(verdict, outcome)
     assert verdict in VERDICTS
-    undecided = [verdicts.further_samples(c) for c in criteria]
+    undecided = [c.further for c in criteria]
     return {
         "id": claim.id,
         "verdict": verdict,

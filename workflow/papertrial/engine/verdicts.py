@@ -44,6 +44,7 @@ class Criterion:
     n: int
     passed: bool | None
     kind: str
+    further: int | None = None  # how many more samples would settle it, where it is undecided and that can be said
 
 
 def bootstrap(samples: Samples, statistic: Statistic | None = None) -> tuple[float, float, float]:
@@ -131,9 +132,10 @@ def interval(
         passed = True
     else:
         passed = None if compare(far, threshold) else False
-    return Criterion(
-        name, estimate, _real(low), _real(high), op, threshold, sum(map(len, _strata(samples))), passed, "interval"
-    )
+    n = sum(map(len, _strata(samples)))
+    edge = low if estimate > threshold else high
+    further = _further(estimate, edge, threshold, n) if passed is None else None
+    return Criterion(name, estimate, _real(low), _real(high), op, threshold, n, passed, "interval", further)
 
 
 def point(
@@ -163,7 +165,10 @@ def at_least(name: str, k: int, parts: Sequence[Criterion]) -> Criterion:
     passed = True if passes >= k else False if failures > len(parts) - k else None
     broken = any(not math.isfinite(p.estimate) for p in parts)
     estimate = math.nan if broken else float(passes)
-    return Criterion(name, estimate, passes, len(parts) - failures, ">=", k, len(parts), passed, "count")
+    # the cheapest way to k passes
+    open_parts = sorted(p.further for p in parts if p.passed is None and p.further is not None)
+    further = open_parts[k - passes - 1] if passed is None and 0 < k - passes <= len(open_parts) else None
+    return Criterion(name, estimate, passes, len(parts) - failures, ">=", k, len(parts), passed, "count", further)
 
 
 def verdict(criteria: Sequence[Criterion]) -> str:
@@ -175,19 +180,15 @@ def verdict(criteria: Sequence[Criterion]) -> str:
     return REPLICATED if all(c.passed for c in criteria) else INCONCLUSIVE
 
 
-def further_samples(criterion: Criterion) -> int | None:
-    """How many more samples would settle an undecided interval, if the estimate stayed where it is.
+def _further(estimate: float, edge: float, threshold: float, n: int) -> int | None:
+    """How many more samples would settle an interval, if the estimate stayed where it is.
 
-    An interval's half-width shrinks like 1/sqrt(n); None where that can't be said.
+    Its half-width shrinks like 1/sqrt(n). None where the estimate is the threshold.
     """
-    if criterion.passed is not None or criterion.kind != "interval" or criterion.low is None:
+    distance, reach = abs(estimate - threshold), abs(estimate - edge)
+    if distance == 0 or not math.isfinite(reach):
         return None
-    distance = abs(criterion.estimate - criterion.threshold)
-    edge = criterion.low if criterion.estimate > criterion.threshold else criterion.high
-    reach = abs(criterion.estimate - edge)
-    if distance == 0 or reach == 0:
-        return None
-    return max(1, math.ceil(criterion.n * (reach / distance) ** 2) - criterion.n)
+    return max(1, math.ceil(n * (reach / distance) ** 2) - n)
 
 
 def with_control(proposed: str, control: str) -> str:
