@@ -1,0 +1,1 @@
+"""Efficient and Modular Implicit Differentiation."""

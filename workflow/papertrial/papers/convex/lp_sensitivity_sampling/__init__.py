@@ -1,0 +1,1 @@
+"""Sharper Bounds for lp Sensitivity Sampling (arXiv 2306.00732)."""

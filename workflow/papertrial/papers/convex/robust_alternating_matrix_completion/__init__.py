@@ -1,0 +1,1 @@
+"""Alternating minimisation that bears approximate least-squares updates."""
