@@ -26,10 +26,10 @@ from papertrial.testbeds.subspace_distortion import distortion, subspace
 from papertrial.testbeds.tall_matrices import coherent_rows, gaussian_rows, repeated_identity, spiked_identity
 
 POWERS = [1, 1.5, 3, 4]
-BASE = {"instance": 5, "n": 64, "d": [3, 5], "p": 1}
+BASE = {"instance": 5, "n": 40, "d": [2, 3], "p": 1}
 PROBLEMS = [
     {"name": "heavy", "task": "over sizes", "family": "heavy", **BASE},
-    {"name": "coherent", "task": "by theorem", "family": "coherent", "width": 3, "powers": [1, 4], "C": 4, **BASE},
+    {"name": "coherent", "task": "by theorem", "family": "coherent", "width": 2, "powers": [1, 4], "C": 4, **BASE},
     {"name": "coherent-12d", "task": "at ratio", "family": "coherent", "ratio": 6, **BASE},
     {"name": "spikes", "task": "on spikes", "repeats": 32, "C": 4, "instance": 5, "d": [4, 8], "p": 4},
 ]
@@ -102,7 +102,7 @@ def test_total_sensitivity_is_bounded(family, p):
 
 def test_samples_are_unbiased():
     A, x = coherent_rows(60, 3, rng(5), share=0.1, scale=20), rng(6).standard_normal(3)
-    for p, method in ((1, "sensitivity"), (3, "leverage"), (1, "uniform")):
+    for p, method in ((1, "sensitivity"), (3, "leverage")):
         length = np.abs(A @ x) ** p
         scores = SCORES[method](Rows(A, p))
         found = np.array([sample(scores, 15, rng([7, t])) @ length for t in range(5000)])

@@ -1,0 +1,1 @@
+"""AutoCoreset: an automatic practical coreset construction framework (Maalouf et al. 2023)."""

@@ -1,0 +1,1 @@
+"""On Penalty Methods for Nonconvex Bilevel Optimization and First-Order Stochastic Approximation."""

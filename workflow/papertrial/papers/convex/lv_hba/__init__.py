@@ -1,0 +1,1 @@
+"""Constrained Bi-Level Optimization: Proximal Lagrangian Value function Approach and Hessian-free Algorithm."""
