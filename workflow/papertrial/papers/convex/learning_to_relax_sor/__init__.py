@@ -1,0 +1,1 @@
+"""Bandits that choose SOR's omega across systems: Khodak et al., arXiv:2310.02246."""
