@@ -127,17 +127,15 @@ def test_snakemake_itself_killed_then_the_same_command(checkout):
     undisturbed = (checkout.units()[0] / "results.parquet").read_bytes()
     shutil.rmtree(checkout.units()[0])
     method = checkout.paper("second") / "method.py"
-    checkout.edit(method, "return Results(", "__import__('time').sleep(3)\n    return Results(")
+    checkout.edit(method, "return Results(", "__import__('time').sleep(10)\n    return Results(")
+    logs = checkout.path / "data/scratch/logs/runs/smoke/toys/second"
+    before = set(logs.glob("all@*"))
     command = [sys.executable, "-m", "snakemake", "--cores", "2"]
-    running = subprocess.Popen(
-        command, cwd=checkout.path, env=checkout.env, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    quiet = {"cwd": checkout.path, "env": checkout.env, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen(command, start_new_session=True, **quiet)
     deadline = time.monotonic() + 60
-    while (
-        not list((checkout.path / "data/scratch/logs/runs/smoke/toys/second").glob("all@*"))
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
+    while set(logs.glob("all@*")) == before and time.monotonic() < deadline:
+        time.sleep(0.05)  # until the job has begun
     os.kill(running.pid, signal.SIGKILL)  # its job lives on
     running.wait()
     locked = checkout.snakemake(check=False)

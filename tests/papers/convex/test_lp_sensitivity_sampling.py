@@ -80,6 +80,7 @@ def test_reweighted_least_squares_equals_the_linear_program():
         assert sigma[i] == pytest.approx(1 / found.fun, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.5, 3, 4])
 def test_reweighted_least_squares_equals_a_convex_solver(p):
     cvxpy = pytest.importorskip("cvxpy")
