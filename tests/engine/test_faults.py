@@ -141,7 +141,7 @@ def test_snakemake_itself_killed_then_the_same_command(checkout):
     locked = checkout.snakemake(check=False)
     assert locked.returncode == 1 and "lock" in locked.stderr.lower()
     said = checkout.papertrial("unlock").stdout
-    assert "waiting for 1 jobs of a killed run" in said and "removed the lock" in said
+    assert "jobs of a killed run" in said and "removed the lock" in said
     checkout.snakemake()
     after = next(u for u in checkout.units() if u.parent.name == "second")
     assert (after / "results.parquet").read_bytes() == undisturbed
