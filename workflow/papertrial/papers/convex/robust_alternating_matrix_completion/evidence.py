@@ -246,7 +246,7 @@ def known_entries(results: Evidence, ax: "Axes") -> None:
 @figure(
     "Two reports",
     caption="No claim rests on these. Left: root mean squared error on held-out ratings of MovieLens small, one point "
-    "a split. Right: error after five rounds of which every step has fresh entries, as in the theory, all of them known.",
+    "a split. Right: error after five rounds in which every step has fresh entries, as in the theory; all are known.",
     alt="Two panels of points by method: held-out error of ratings, and relative error with fresh entries.",
     panels=2,
     size=(4.4, 3.6),

@@ -1,0 +1,1 @@
+"""Optimise through a trained network: adversarial attacks propose, direct search refines."""
