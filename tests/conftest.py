@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "profiles", "envs")
+COPIED = (
+    *("Snakefile", "pyproject.toml", "profiles", "envs"),
+    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+)
 EMPTIED = ("papers", "models", "testbeds", "methods", "data")  # a checkout without papers is quick to plan
 
 
