@@ -1,18 +1,28 @@
 """Fills the templates."""
 
-import shutil
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from papertrial.engine import artifacts, paths
-from papertrial.engine.cards import Card
-from papertrial.engine.evidence import Evidence
-from papertrial.engine.plans import Plan
+from papertrial.atlas.forest import SIGNS, strips
+from papertrial.atlas.wording import duration, number
+from papertrial.engine import paths
+from papertrial.engine.cards import SCALES, Card
+from papertrial.engine.verdicts import VERDICTS
 
 Record = dict[str, Any]
+WHERE = {"run": "run here", "pulled": "pulled", "recorded": "recorded", "none": "never run"}
+MEANING = {
+    "replicated": "every criterion passes",
+    "not replicated": "at least one criterion fails",
+    "inconclusive": "none fails, but an interval straddles its threshold",
+    "vacuous": "the control passes, too, so the test says nothing",
+    "not measured": "a crash, a missing run or a NaN; it never counts as not replicated",
+}
 
 
 @cache
@@ -24,61 +34,135 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "duration": duration, "kebab": lambda text: text.replace(" ", "-")}
+    environment.globals |= {"VERDICTS": VERDICTS, "WHERE": WHERE, "MEANING": MEANING, "SCALES": SCALES, "SIGNS": SIGNS}
     return environment
 
 
-def number(x: float | None) -> str:
-    """Four significant digits, a dash for nothing."""
-    return "–" if x is None else f"{x:.4g}"
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)
 
 
-def index(scale: str, records: list[Record], cards: dict[str, Card]) -> str:
-    """One row a claim, over all papers."""
-    counts: dict[str, int] = {}
-    for entry in records:
-        for claim in entry["claims"]:
-            counts[claim["verdict"]] = counts.get(claim["verdict"], 0) + 1
-    template = _environment().get_template("index.html.j2")
-    return template.render(scale=scale, records=records, cards=cards, counts=counts)
+def index(scale: str, records: Sequence[Record], cards: Mapping[str, Card], others: Sequence[str] = ()) -> str:
+    """One row a claim, over all papers.
 
-
-def paper(card: Card, plan: Plan, found: Record, evidence: Evidence | None, folder: Path) -> str:
-    """A paper's page; its figures and its table go to the folder beside it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    drawn = []
-    if evidence is not None:
-        folder.mkdir(parents=True)
-        evidence.rows.to_csv(folder / "results.csv", index=False)
-        from papertrial.atlas.figures import draw
-
-        drawn = draw(card, evidence, folder)
-    claims = {c.id: c for c in card.claims}
-    provenances = [artifacts.provenance(u["path"]) for u in plan["units"].values() if Path(u["path"]).is_dir()]
-    models = {
-        m: [_gates(p) for p in parts.values() if Path(p).is_dir()] for m, parts in plan["needs"]["models"].items()
+    Args:
+        records: as in reports/<scale>/<chapter>/<slug>.json.
+        others: the scales whose index stands beside this one.
+    """
+    rows = [row for record in records for row in _rows(record, cards[f"{record['chapter']}/{record['slug']}"])]
+    chapters = {
+        name: [list(claims) for _, claims in groupby(within, key=lambda row: row["slug"])]
+        for name, within in groupby(rows, key=lambda row: row["chapter"])
     }
-    trials = evidence.trials.to_dict("records") if evidence is not None and not evidence.trials.empty else []
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            card=card,
-            plan=plan,
-            found=found,
-            claims=claims,
-            figures=drawn,
-            provenances=provenances,
-            models=models,
-            trials=trials,
-            scale=plan["scale"],
-            root="../",
-            recorded=paths.RECORDED,
-            folder=folder.name,
-        )
+    return _render("index.html.j2", scale=scale, rows=rows, chapters=chapters, counts=_counts(rows), others=others)
+
+
+def _rows(record: Record, card: Card) -> list[Record]:
+    texts = {c.id: c.claim for c in card.claims}
+    shared = {
+        "slug": card.slug,
+        "chapter": card.chapter,
+        "title": card.title,
+        "tier": card.tier or "",
+        "data": card.data,
+        "where": record["source"],
+        "outdated": record["stale"] or record["card_moved"],
+        "cost": record["cost"]["cpu_s"] if record["source"] != "none" else None,
+        "when": record["when"],
+    }
+    return [
+        {**shared, "id": c["id"], "claim": texts.get(c["id"], ""), "verdict": c["verdict"], "control": _control(c)}
+        for c in record["claims"]
+    ]
+
+
+def _control(claim: Record) -> str:
+    return claim["control"]["verdict"] if claim["control"] else ""
+
+
+def _counts(claims: Sequence[Record]) -> dict[str, int]:
+    """How many claims came to each verdict, none left out."""
+    return {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
+
+
+def paper(card: Card, found: Record, **shown: Any) -> str:
+    """A paper's page.
+
+    Args:
+        found: its record.
+        shown: what else the template asks for: figures, provenances, models, trials, neighbours, elsewhere.
+    """
+    provenances = shown["provenances"]
+    return _render(
+        "page.html.j2",
+        card=card,
+        found=found,
+        texts={c.id: c for c in card.claims},
+        strips={c["id"]: strips(c) for c in found["claims"]},
+        energy=_energy(provenances),
+        libraries=_libraries(provenances),
+        bibtex=bibtex(card),
+        scale=found["scale"],
+        recorded=paths.RECORDED,
+        **shown,
     )
 
 
-def _gates(path: str) -> Record:
-    record = artifacts.provenance(path)
-    return {"path": path, "gates": record.get("gates", []), "cost": record["cost"]}
+def _energy(provenances: Sequence[Record]) -> float | None:
+    """Joules over all units, if each of them measured them."""
+    joules = [p["cost"].get("energy_j") for p in provenances]
+    return sum(joules) if joules and None not in joules else None
+
+
+def _libraries(provenances: Sequence[Record]) -> list[str]:
+    """Each set of library versions once."""
+    told = {
+        ", ".join(f"{name} {v}" for name, v in {"python": p["python"], **p["libraries"]}.items() if v): None
+        for p in provenances
+    }
+    return list(told)
+
+
+def bibtex(card: Card) -> str:
+    """A BibTeX entry from what the card knows; arXiv has the authors."""
+    title = re.sub(r"([&%#])", r"\\\1", card.title)
+    fields = {"title": f"{{{title}}}", "year": card.year, "eprint": card.arxiv}
+    if card.arxiv:
+        fields |= {"archivePrefix": "arXiv", "url": f"https://arxiv.org/abs/{card.arxiv}"}
+    lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items() if value)
+    return f"@misc{{{card.slug},\n{lines}}}"
+
+
+def across(
+    scale: str,
+    views: Sequence[Record],
+    waiting: Sequence[str],
+    testbeds: Mapping[str, Sequence[Record]],
+    comparisons: Mapping[str, Sequence[Record]],
+    cards: Mapping[str, Card],
+) -> str:
+    """The page of what papers show together.
+
+    Args:
+        views: as ``views.draw`` returns them.
+        waiting: titles of the views for which nothing has run.
+        testbeds: {testbed: the records of the papers on it}.
+        comparisons: {testbed: as ``ground.comparisons`` returns them}.
+    """
+    claims = {
+        name: [row for record in records for row in _rows(record, cards[f"{record['chapter']}/{record['slug']}"])]
+        for name, records in testbeds.items()
+    }
+    counts = {name: _counts(rows) for name, rows in claims.items()}
+    titles = {paper: card.title for paper, card in cards.items()}
+    return _render(
+        "across.html.j2",
+        scale=scale,
+        views=views,
+        waiting=waiting,
+        claims=claims,
+        counts=counts,
+        comparisons=comparisons,
+        titles=titles,
+    )
