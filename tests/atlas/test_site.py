@@ -13,8 +13,10 @@ import pytest
 from papertrial.atlas import ground, neighbours, pages, views
 from papertrial.atlas.figures import draw
 from papertrial.atlas.forest import strips
-from papertrial.atlas.site import SCHEMA, _published
+from papertrial.atlas.site import SCHEMA, _judged, _published
 from papertrial.atlas.wording import duration, number
+from papertrial.engine import judge
+from papertrial.engine import record as recorded
 from papertrial.engine.cards import Needs
 from papertrial.engine.evidence import Evidence
 from papertrial.engine.verdicts import VERDICTS
@@ -271,6 +273,18 @@ def test_figures_name_their_data_and_are_drawn_alike(tmp_path, monkeypatch, make
     assert b"<text" not in first  # outlines: a reader may lack the font
     assert told[0]["data"] == ["results.csv", "timings.csv"]
     assert told[1]["file"] is None and told[1]["reason"] == "LookupError: no such method"
+
+
+def test_a_record_is_shown_though_a_shared_baseline_lies_here(site, monkeypatch):
+    card, found = site.cards["alignment/paper-001"], site.records[1]
+    unit = {"path": "data/runs/laptop/alignment/paper-001/all@000000000000", "fingerprint": "0" * 12}
+    plan = {"scale": "laptop", "units": {"all": unit}, "modules": {}, "cells": []}
+    shared = Evidence(rows("adamw", {1: 1.0}, shared=True))
+    monkeypatch.setattr(judge, "gather", lambda plan: (shared, [f"{unit['path']}: hasn't run"]))
+    monkeypatch.setattr(recorded, "read", lambda paper: (found, rows("momentum", {1: 1.0})))
+    told = _judged(card, plan, "alignment/paper-001")
+    assert told["source"] == "recorded" and told["claims"] == found["claims"] and not told["stale"]
+    assert set(told["evidence"].rows["method"]) == {"momentum"}
 
 
 def stamps(checkout) -> dict[str, int]:

@@ -56,10 +56,11 @@ def _means(rows: pd.DataFrame, cells: list[str]) -> dict[str, pd.DataFrame]:
     own = own.reindex(columns=list(dict.fromkeys([*own, *cells])))
     metrics = [c for c in own.select_dtypes("number") if c not in {*cells, "seed", "n"}]
     names = [" ".join(_name(x) for x in cell) for cell in own[cells].itertuples(index=False)]
-    long = own.assign(cell=names).melt(["problem", "method", "cell"], metrics, "metric").dropna(subset=["value"])
+    index = pd.MultiIndex.from_arrays([own["problem"], own["method"], names], names=["problem", "method", "cell"])
+    long = own[metrics].set_axis(index).rename_axis(columns="metric").stack().dropna()  # a metric may be called "value"
     if long.empty:
         return {"mean": pd.DataFrame(), "sem": pd.DataFrame()}
-    stats = long.groupby(["problem", "metric", "cell", "method"])["value"].agg(["mean", "sem"]).unstack("method")
+    stats = long.groupby(level=["problem", "metric", "cell", "method"]).agg(["mean", "sem"]).unstack("method")
     return {"mean": stats["mean"], "sem": stats["sem"]}
 
 

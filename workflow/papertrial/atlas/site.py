@@ -170,7 +170,8 @@ def _judged(card: Card, plan: Plan, paper: str) -> Record:
     evidence, missing = judge.gather(plan)
     recorded = record.read(paper) if plan["scale"] == "laptop" else None
     failed = any(paths.failure(u["path"]).exists() for u in plan["units"].values())
-    if evidence is None and recorded and not failed:
+    present = {u["path"] for u in plan["units"].values() if os.path.isdir(u["path"])}
+    if not present and recorded and not failed:  # a shared baseline may lie here all the same
         found, rows = recorded
         stale = found["fingerprints"] != {n: u["fingerprint"] for n, u in plan["units"].items()}
         return {
@@ -184,7 +185,6 @@ def _judged(card: Card, plan: Plan, paper: str) -> Record:
             "evidence": Evidence(rows.assign(shared=False)) if not rows.empty else None,
         }
     found = judge.judge(card, plan, evidence, missing)
-    present = {u["path"] for u in plan["units"].values() if os.path.isdir(u["path"])}
     source = "pulled" if present and present <= pulled() else "run" if present or failed else "none"
     agreement = None
     if recorded and evidence is not None:
