@@ -64,4 +64,5 @@ docs: setup ## generate config/README.md from the typed settings
 
 bench: setup ## print the engine's measures
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/atlas.py
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/convex.py

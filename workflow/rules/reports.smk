@@ -8,7 +8,13 @@ rule page:
     input:
         dag.page_inputs,
     output:
-        "reports/{scale}/{chapter}/{slug}.html",
+        report(
+            "reports/{scale}/{chapter}/{slug}.html",
+            caption="../report/page.rst",
+            category="Papers",
+            subcategory="{chapter}",
+            labels={"paper": "{slug}", "scale": "{scale}"},
+        ),
         "reports/{scale}/{chapter}/{slug}.json",
     log:
         "data/scratch/logs/reports/{scale}/{chapter}/{slug}.log",
@@ -23,8 +29,18 @@ rule atlas:
     input:
         dag.atlas_inputs,
     output:
-        "reports/{scale}/index.html",
-        "reports/{scale}/atlas.json",
+        report(
+            "reports/{scale}/index.html",
+            caption="../report/atlas.rst",
+            category="Atlas",
+            labels={"what": "every claim", "scale": "{scale}"},
+        ),
+        report(
+            "reports/{scale}/atlas.json",
+            caption="../report/data.rst",
+            category="Atlas",
+            labels={"what": "the same as data", "scale": "{scale}"},
+        ),
     log:
         "data/scratch/logs/reports/{scale}/atlas.log",
     localrule: True
