@@ -179,6 +179,7 @@ def test_a_remote_that_is_gone(clone):
     assert verdicts(clone)["first"] == ("recorded", "replicated")
 
 
+@pytest.mark.slow
 def test_an_interrupted_push_is_completed_by_the_next(origin, tmp_path):
     here = Checkout(tmp_path / "other")
     shutil.copytree(origin.path, here.path)

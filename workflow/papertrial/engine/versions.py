@@ -30,6 +30,7 @@ def snapshot(planner: Planner) -> None:
     with _repository() as repo:
         if new:
             repo.add(new)
+        repo.drop_data_index()  # one that a killed push left half collected would pass for the whole
         pushed = repo.push(targets=[f"{p}.dvc" for p in here]) if here else 0
     print(f"{len(here)} artifacts here, {len(new)} newly tracked, {pushed} files pushed; commit data/**/*.dvc")
 
