@@ -1,15 +1,15 @@
-"""Preconditioning by its defining properties, resumption bit by bit, and the U-Net's shape."""
+"""EDM's preconditioning by its defining properties, and the U-Net's shape."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from papertrial.models.edm import EDM, Training, batched, fit, seeded, to_arrays
+from papertrial.models.arrays import seeded
+from papertrial.models.edm import EDM, batched
 from papertrial.models.unet import UNet
 from papertrial.testbeds.mixtures import Mixture
 
-HOW = Training(steps=6, batch=16, lr=1e-2, decay=0.5, ema=0.9, log_mean=-1, log_sd=1.3, drop_label=0.5, save_every=2)
 TINY = {"channels": (4, 4, 8), "middle": 1, "width": 8, "groups": 2}
 
 
@@ -23,22 +23,6 @@ class Fixed(nn.Module):
     def forward(self, x, c_noise, label):
         self.shown = x, c_noise
         return self.value * torch.ones_like(x)
-
-
-class Kept:
-    """A checkpoint in memory, which may die at a save."""
-
-    def __init__(self, dies_at=None):
-        self.state, self.saves, self.dies_at = None, 0, dies_at
-
-    def load(self):
-        return self.state
-
-    def save(self, state):
-        self.state = {k: np.ascontiguousarray(v) for k, v in state.items()}  # as a file would keep it
-        self.saves += 1
-        if self.saves == self.dies_at:
-            raise KeyboardInterrupt
 
 
 def test_network_sees_unit_variance_and_must_predict_unit_variance():
@@ -80,69 +64,6 @@ def test_one_level_for_all_or_one_for_each():
     assert torch.allclose(model(x, 0.7, label), model(x, torch.full((3,), 0.7), label))
 
 
-def fitted(checkpoint):
-    data, labels = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(5)), torch.arange(40) % 10
-
-    def draw(n, generator):
-        rows = torch.randint(40, (n,), generator=generator)
-        return data[rows], labels[rows]
-
-    model = seeded(lambda: EDM(UNet(**TINY), 1.0), 3).to(memory_format=torch.channels_last)
-    return fit(model, draw, HOW, 7, checkpoint, null=10)
-
-
-def test_resumed_run_ends_in_the_same_bits():
-    undisturbed, losses = fitted(Kept())
-    checkpoint = Kept(dies_at=2)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(checkpoint)
-    checkpoint.dies_at = None
-    assert checkpoint.state["step"].item() == 4
-    resumed, losses_too = fitted(checkpoint)
-    for name, array in to_arrays(undisturbed.state_dict()).items():
-        assert np.array_equal(array, to_arrays(resumed.state_dict())[name]), name
-    assert losses == losses_too
-
-
-def test_checkpoints_are_copies_of_the_moment():
-    checkpoint = Kept()
-    states = []
-    checkpoint.save = lambda state: states.append((state, {k: v.copy() for k, v in state.items()}))
-    fitted(checkpoint)
-    assert len(states) == 2
-    assert all(np.array_equal(state[k], copy[k]) for state, copy in states for k in copy)
-
-
-def test_loss_falls_on_a_learnable_density():
-    target = Mixture([[1.0, 1.0], [-1.0, -1.0]], 0.01, dtype=torch.float32)
-
-    class MLP(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-
-        def forward(self, x, c_noise, label):
-            return self.layers(torch.cat([x, c_noise[:, None]], 1))
-
-    how = Training(steps=150, batch=128, lr=1e-2, decay=1.0, lr_end=1e-4, ema=0.95, log_mean=-1, log_sd=1)
-    untrained = seeded(lambda: EDM(MLP(), 1.0), 0)
-    model, losses = fit(seeded(lambda: EDM(MLP(), 1.0), 0), lambda n, g: (target.sample(n, g), None), how, 0, Kept())
-    assert [row["step"] for row in losses] == [50, 100, 150] and losses[-1]["loss"] < losses[0]["loss"]
-    assert not model.training and not any(p.requires_grad for p in model.parameters())
-    x = target.sample(500, torch.Generator().manual_seed(1)) + torch.randn(500, 2) * 0.5
-    errors = [(m(x, 0.5) - target(x, 0.5)).square().mean().item() for m in (untrained, model)]
-    assert errors[1] < errors[0] / 4
-
-
-def test_rate_is_constant_then_linear():
-    how = Training(steps=300, batch=1, lr=2.0, decay=1 / 3, ema=0.9, log_mean=0, log_sd=1)
-    assert how.rate(0) == how.rate(200) == 2.0
-    assert how.rate(250) == pytest.approx(1.0) and how.rate(300) == pytest.approx(0.0)
-    all_the_way = Training(steps=100, batch=1, lr=2e-3, lr_end=1e-5, decay=1.0, ema=0.9, log_mean=0, log_sd=1)
-    assert all_the_way.rate(0) == 2e-3 and all_the_way.rate(100) == pytest.approx(1e-5)
-    assert Training.of({"steps": 1, "batch": 2, "lr": 1, "decay": 1, "ema": 0, "log_mean": 0, "log_sd": 1, "size": 8})
-
-
 def test_batched_changes_nothing():
     model = seeded(lambda: EDM(UNet(**TINY), 0.6), 0).eval()
     nn.init.normal_(model.net.out.weight)
@@ -151,13 +72,6 @@ def test_batched_changes_nothing():
         whole, free = model(x, 0.5, label), model(x, 0.5)
     assert torch.allclose(batched(model, 3)(x, 0.5, label), whole, atol=1e-6)
     assert torch.allclose(batched(model, 3)(x, 0.5), free, atol=1e-6)
-
-
-def test_seeded_leaves_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    first, again = (seeded(lambda: nn.Linear(3, 3), 1) for _ in range(2))
-    assert torch.equal(first.weight, again.weight)
-    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_unet_of_fm16():

@@ -18,8 +18,8 @@ from papertrial.engine.results import Inputs, Results
 from papertrial.methods.noise_levels import grid
 from papertrial.methods.samplers import Counted, balanced_labels, dpmpp2m, initial_noise, solve
 from papertrial.models import fm16
+from papertrial.models.arrays import Checkpoint
 from papertrial.models.clf16 import SampleJudge
-from papertrial.models.edm import Checkpoint
 from papertrial.testbeds.samplequality import ode_error
 
 
@@ -33,8 +33,8 @@ def train(part: str, settings: dict, inputs: Inputs, device: str, checkpoint: Ch
     levels = grid("karras", settings["steps"])
     samples = solve(denoise, levels[0] * noise, levels, dpmpp2m, label)
     judge, nfe = SampleJudge(inputs.models["clf16"]["0"], device), denoise.nfe
-    features, predicted = judge.net.judge(samples)
-    accuracy = float((predicted == label.cpu().numpy()).mean())
+    features, probability = judge.classify(samples)
+    accuracy = float((probability.argmax(1) == label.cpu().numpy()).mean())
     row = {"seed": seed, "nfe": nfe, "fd": judge.frechet(features), "accuracy": accuracy}
 
     m = settings["ode_n"]

@@ -1,7 +1,7 @@
 """Where samplers of the same trained network are compared: same noise, same labels, same measures, counted NFE.
 
-The network is the base model fm16; samples are judged by clf16 (FD, label accuracy) and against what fm16 gives with
-evaluations to spare (fm16-reference).
+The network is a base model, fm16 as a rule; samples are judged by the classifier of its size (FD, label accuracy) and
+against what the network gives with evaluations to spare (fm16-reference).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,11 @@ from torch import Tensor
 from papertrial.engine.results import Inputs, Row
 from papertrial.methods.noise_levels import grid
 from papertrial.methods.samplers import VE, Counted, Path, Rule, balanced_labels, noise_stream, solve
-from papertrial.models import fm16
-from papertrial.models.clf16 import SampleJudge
+from papertrial.models import picture_denoisers
+from papertrial.models.classifiers import SampleJudge
 from papertrial.testbeds.samplequality import ode_error
+
+JUDGES = {"fm8": "clf8", "fm16": "clf16"}
 
 Plan = tuple[Rule | Sequence[Rule], np.ndarray]  # a rule for all N steps or one for each, and N + 1 levels
 
@@ -28,18 +30,21 @@ def on_grid(rule: Rule, name: str, nfe: int) -> Plan:
 class SamplerLab:
     """The network, its judge and its references.
 
+    Args:
+        base, part: the network; fm8's parts are "256-0" and the like.
+
     Attributes:
         denoise: D(x, s, label), counted.
         judge: {"fd", "accuracy"} of samples and labels.
-        references: of every noise seed, the state that fm16-reference kept.
+        references: of every noise seed, the state that fm16-reference kept; fm8 has none.
     """
 
-    def __init__(self, inputs: Inputs, device: str) -> None:
-        network = inputs.models["fm16"]["0"]
-        self.device, self.shape = device, fm16.shape(network)
-        self.denoise = Counted(fm16.denoiser(network, device))
-        self.judge = SampleJudge(inputs.models["clf16"]["0"], device)
-        self.references = inputs.models["fm16-reference"]
+    def __init__(self, inputs: Inputs, device: str, base: str = "fm16", part: str = "0") -> None:
+        network = inputs.models[base][part]
+        self.device, self.shape = device, picture_denoisers.shape(network)
+        self.denoise = Counted(picture_denoisers.denoiser(network, device))
+        self.judge = SampleJudge(inputs.models[JUDGES[base]]["0"], device)
+        self.references = inputs.models.get(f"{base}-reference", {})
 
     def start(self, seeds: Sequence[int], n: int) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
         """n noises a seed, their labels, and a source of further noise for stochastic samplers."""
@@ -64,11 +69,6 @@ class SamplerLab:
         """nfe and fd of the reference samples from the seed's first n noises."""
         kept = self.references[str(seed)]
         return {"nfe": kept["nfe"].item(), "fd": self.judge.frechet(kept["features"][:n])}
-
-    def floor_fd(self, seed: int, n: int) -> float:
-        """The FD of n real training pictures."""
-        real = self.judge.train_features
-        return self.judge.frechet(real[np.random.default_rng(seed).permutation(len(real))[:n]])
 
     def best_grid(self, rule: Rule, nfe: int, grids: Sequence[str], seed: int, n: int) -> tuple[str, list[Row]]:
         """The grid on which a rule has the smallest FD on a tuning seed, and all that was tried."""

@@ -103,7 +103,7 @@ ORDER = {"dpm-solver": 3, "zeroed": 3, "ddim": 1, "ancestral": 1, "dpmpp-2m": 2}
 # What needs no sampling: the network's FD with evaluations to spare, and that of as many real pictures.
 GIVEN: dict[str, Callable[[SamplerLab, int, int], Row]] = {
     "reference": lambda lab, seed, n: {"order": 2, **lab.reference(seed, n)},
-    "real": lambda lab, seed, n: {"order": 0, "nfe": 0, "fd": lab.floor_fd(seed, n)},
+    "real": lambda lab, seed, n: {"order": 0, "nfe": 0, "fd": lab.judge.floor(seed, n)},
 }
 
 

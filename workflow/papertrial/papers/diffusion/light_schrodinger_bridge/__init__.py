@@ -1,0 +1,1 @@
+"""Light Schrodinger Bridge (2310.01174)."""
