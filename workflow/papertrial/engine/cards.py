@@ -113,6 +113,7 @@ class AtScale(Strict):
     mem_mb: int = 2000
     runtime: int = Field(30, description="minutes")
     gpu: int = 0
+    per_gpu: int = Field(1, description="how many of these units one GPU holds at a time: 1, 2, 3, 4, 6 or 12")
 
 
 class Card(Strict):

@@ -37,6 +37,15 @@ def peak_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def gpu_memory(device: str) -> dict[str, float]:
+    """{"gpu_peak_mb"}: the most that torch held on the GPU; empty elsewhere."""
+    if device != "cuda":
+        return {}
+    import torch
+
+    return {"gpu_peak_mb": torch.cuda.max_memory_reserved() / 2**20}
+
+
 def git_commit() -> str:
     """HEAD, marked where tracked files differ from it; 'unknown' outside a checkout."""
     try:

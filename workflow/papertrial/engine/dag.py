@@ -1,5 +1,6 @@
 """What the Snakemake rules ask: inputs that are missing, and a job's resources."""
 
+import json
 import os
 import sys
 import time
@@ -10,8 +11,12 @@ from typing import Any
 from papertrial.engine import paths
 from papertrial.engine.cards import parse
 from papertrial.engine.config import CONFIG, Config
+from papertrial.engine.errors import PapertrialError
 from papertrial.engine.plans import Plan, Planner, absent, needed_paths
 from papertrial.engine.project import Project
+
+# What a failed job says where more memory or time may help: numpy's and torch's words, and ours after a SIGTERM.
+SHORT = ("MemoryError", "can't allocate memory", "told to stop")
 
 
 def surround(package_root: Path | str, submitting: bool) -> None:
@@ -26,6 +31,8 @@ def surround(package_root: Path | str, submitting: bool) -> None:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
     if submitting:
         os.environ["PAPERTRIAL_STARTED"] = str(time.time())
+    elif "SLURM_JOB_ID" in os.environ and not {"CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"} & os.environ.keys():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # asked for no GPU, so it takes none, though a node may show all of its
 
 
 class Dag:
@@ -47,8 +54,9 @@ class Dag:
     @property
     def target(self) -> str:
         """The atlas at the scale asked for, once every card asked for is known to be valid."""
-        for paper in self.project.selected:
-            self.project.card(paper)
+        if self.submitting:
+            for paper in self.project.selected:
+                self.project.card(paper)
         return f"reports/{self.config.scale}/index.html"
 
     def atlas_inputs(self, wildcards: Any) -> list[str]:
@@ -74,10 +82,26 @@ class Dag:
                 plan = self._plan(wildcards)
             else:
                 plan = self._planner.model(wildcards.scale, wildcards.name)
+            if attempt > 1 and not self.submitting:
+                self._refuse_in_vain(wildcards)
             value = plan["resources"][name]
             return value if name == "gpu" else value * 2 ** (attempt - 1)
 
         return of
+
+    def _refuse_in_vain(self, wildcards: Any) -> None:
+        """A retry is for what was killed for its memory or time: an error of the job's own would only come again."""
+        w = wildcards
+        if hasattr(w, "slug"):
+            artifact = paths.unit(w.scale, f"{w.chapter}/{w.slug}", w.part, w.fingerprint)
+        else:
+            artifact = paths.model(w.scale, w.name, w.part, w.fingerprint)
+        file = paths.failure(artifact)
+        if not file.exists() or file.stat().st_mtime < float(os.environ.get("PAPERTRIAL_STARTED", 0)):
+            return  # killed, or told by an earlier run
+        message = json.loads(file.read_text())["message"]
+        if not any(words in message for words in SHORT):
+            raise PapertrialError(f"not tried again, since it failed by an error of its own: {message}")
 
     def _plan(self, wildcards: Any) -> Plan:
         return self._planner.paper(wildcards.scale, f"{wildcards.chapter}/{wildcards.slug}")

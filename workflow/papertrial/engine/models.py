@@ -16,6 +16,7 @@ class ModelAtScale(Strict):
     mem_mb: int = 2000
     runtime: int = Field(60, description="minutes")
     gpu: int = 0
+    per_gpu: int = Field(1, description="how many of these jobs one GPU holds at a time: 1, 2, 3, 4, 6 or 12")
 
 
 class Gate(Strict):
@@ -57,7 +58,14 @@ def load_model_card(path: Path) -> BaseModelCard:
 
 
 class Checkpoint(Protocol):
-    """Resume state of a long training, kept outside the declared outputs."""
+    """Resume state of a long training, kept outside the declared outputs.
+
+    A training loop does ``if step % save_every == 0 or checkpoint.asked: checkpoint.save(state)``: once the job is
+    told to stop, ``asked`` is true, and ``save`` ends it when the state is written. The state holds all that the next
+    step depends on (model, optimizer, generators, position in the data), so a resumed run ends in the same bits.
+    """
+
+    asked: bool
 
     def load(self) -> Mapping[str, np.ndarray] | None:
         """The last saved state, or None at a fresh start."""

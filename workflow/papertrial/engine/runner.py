@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from papertrial.engine import artifacts, paths
-from papertrial.engine.cost import Meter, cpu_seconds, peak_mb, surroundings
-from papertrial.engine.devices import resolve
+from papertrial.engine.cost import Meter, cpu_seconds, gpu_memory, peak_mb, surroundings
+from papertrial.engine.devices import lent, numerics
+from papertrial.engine.energy import EnergyMeter
 from papertrial.engine.errors import PapertrialError
 from papertrial.engine.plans import Plan, moved, read_plan
+from papertrial.engine.preemption import FileCheckpoint, on_sigterm, stop
 from papertrial.engine.results import Inputs, Results, Row
 
 
@@ -72,20 +73,21 @@ def make_model(path: str, device: str) -> None:
     with told(path):
         plan = read_plan(paths.model_plan(scale, name))
         _refuse_outdated(path, fingerprint, plan["parts"].get(part, {}).get("fingerprint"), plan["modules"])
-        meter = Meter()
-        recipe = importlib.import_module(plan["module"])
-        device = resolve(device, torch_needed=plan["torch"])
         checkpoint = FileCheckpoint(paths.checkpoint(fingerprint))
-        found = recipe.train(part, plan["settings"], inputs_of(plan["needs"]), device, checkpoint)
-        by_run: dict[tuple, list[Row]] = {}
-        for row in found.rows:
-            by_run.setdefault((row.get("problem"), row.get("method")), []).append(row)
-        for run, rows in by_run.items():
-            artifacts.check_rows(rows, {r["seed"] for r in rows}, plan["cells"], f"{path}, {run}")
-        tables = {"results": found.rows, "traces": found.traces, "timings": found.timings}
-        record = {"artifact": path, "fingerprint": fingerprint, "device": device, "modules": plan["modules"]}
-        gates = [_gate(g, found.rows) for g in plan["gates"]]
-        artifacts.write(path, tables, found.state, {**record, "gates": gates, **_account(meter)})
+        settings = [plan["settings"]]
+        with lent(device, plan["torch"], settings, _fit(plan)) as device, on_sigterm(checkpoint.ask):
+            meter, energy = Meter(), EnergyMeter()
+            recipe = importlib.import_module(plan["module"])
+            found = recipe.train(part, plan["settings"], inputs_of(plan["needs"]), device, checkpoint)
+            by_run: dict[tuple, list[Row]] = {}
+            for row in found.rows:
+                by_run.setdefault((row.get("problem"), row.get("method")), []).append(row)
+            for run, rows in by_run.items():
+                artifacts.check_rows(rows, {r["seed"] for r in rows}, plan["cells"], f"{path}, {run}")
+            tables = {"results": found.rows, "traces": found.traces, "timings": found.timings}
+            record = {"artifact": path, "fingerprint": fingerprint, "device": device, "modules": plan["modules"]}
+            record |= {"gates": [_gate(g, found.rows) for g in plan["gates"]], "numerics": numerics(device, settings)}
+            artifacts.write(path, tables, found.state, record | _account(meter, energy, device))
         checkpoint.discard()
 
 
@@ -103,26 +105,33 @@ def make_unit(path: str, device: str) -> None:
         plan = read_plan(paths.paper_plan(scale, f"{chapter}/{slug}"))
         unit = plan["units"].get(name, {})
         _refuse_outdated(path, fingerprint, unit.get("fingerprint"), plan["modules"])
-        meter = Meter()
-        method = importlib.import_module(f"{plan['module']}.method")
-        device = resolve(device, torch_needed=plan["torch"])
-        inputs = inputs_of(plan["needs"])
-        tables: dict[str, list[Row]] = {"results": [], "traces": [], "trials": [], "timings": []}
-        state: dict[str, np.ndarray] = {}
-        costs = []
-        for run in unit["runs"]:
-            spent = Meter()
-            best, trials = _tune(method.run, run, inputs, device)
-            tables["trials"] += trials
-            if run.get("tuned_by"):
-                best = _tuned_before(unit["after"][run["tuned_by"]])
-            if run["seeds"]:
-                _run(method.run, run, best, inputs, device, plan["cells"], tables, state)
-            costs.append({"problem": run["problem"]["name"], "method": run["method"], **spent.read()})
-        seeds = sorted({s for run in unit["runs"] for s in run["seeds"]})
-        record = {"artifact": path, "fingerprint": fingerprint, "device": device, "seeds": seeds}
-        record |= {"modules": plan["modules"], "needs": plan["needs"], "card": plan["page"]["card"], "runs": costs}
-        artifacts.write(path, tables, state, {**record, **_account(meter)})
+        settings = [{**run["problem"], **run["settings"]} for run in unit["runs"]]
+        with lent(device, plan["torch"], settings, _fit(plan)) as device, on_sigterm(stop):
+            meter, energy = Meter(), EnergyMeter()
+            method = importlib.import_module(f"{plan['module']}.method")
+            inputs = inputs_of(plan["needs"])
+            tables: dict[str, list[Row]] = {"results": [], "traces": [], "trials": [], "timings": []}
+            state: dict[str, np.ndarray] = {}
+            costs = []
+            for run in unit["runs"]:
+                spent = Meter()
+                best, trials = _tune(method.run, run, inputs, device)
+                tables["trials"] += trials
+                if run.get("tuned_by"):
+                    best = _tuned_before(unit["after"][run["tuned_by"]])
+                if run["seeds"]:
+                    _run(method.run, run, best, inputs, device, plan["cells"], tables, state)
+                costs.append({"problem": run["problem"]["name"], "method": run["method"], **spent.read()})
+            seeds = sorted({s for run in unit["runs"] for s in run["seeds"]})
+            record = {"artifact": path, "fingerprint": fingerprint, "device": device, "seeds": seeds}
+            record |= {"modules": plan["modules"], "needs": plan["needs"], "card": plan["page"]["card"], "runs": costs}
+            record |= {"numerics": numerics(device, settings)}
+            artifacts.write(path, tables, state, record | _account(meter, energy, device))
+
+
+def _fit(plan: Plan) -> int:
+    """How many of these jobs one GPU holds."""
+    return plan["resources"].get("per_gpu", 1)
 
 
 def _run(
@@ -213,32 +222,6 @@ def _tuned_before(path: str) -> dict:
     return json.loads(chosen[0]["settings"])
 
 
-class FileCheckpoint:
-    """Resume state in one safetensors file (see engine.models.Checkpoint)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> dict[str, np.ndarray] | None:
-        if not self._path.exists():
-            return None
-        from safetensors.numpy import load_file
-
-        try:
-            return load_file(self._path)
-        except Exception as error:
-            raise PapertrialError(f"{self._path}: not readable ({error}); delete it to start afresh") from None
-
-    def save(self, state: Mapping[str, np.ndarray]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(artifacts.packed(state))
-        temporary.replace(self._path)
-
-    def discard(self) -> None:
-        shutil.rmtree(self._path.parent, ignore_errors=True)
-
-
 @contextmanager
 def told(artifact: str) -> Iterator[None]:
     """Turn a job's failure into one sentence and keep it for the atlas."""
@@ -273,7 +256,8 @@ def _refuse_outdated(path: str, asked: str, current: str | None, modules: dict[s
         raise PapertrialError(f"fingerprint {asked} is not the current one ({current}); run snakemake again")
 
 
-def _account(meter: Meter) -> dict[str, Any]:
+def _account(meter: Meter, energy: EnergyMeter | None = None, device: str = "cpu") -> dict[str, Any]:
     """The whole process's cost: imports are part of the price of a job."""
     cost = {"wall_s": meter.read()["wall_s"], "cpu_s": cpu_seconds(), "peak_mb": peak_mb()}
+    cost |= gpu_memory(device) | (energy.read(device) if energy else {})
     return {"start": meter.start, "cost": cost, **surroundings()}

@@ -6,8 +6,9 @@ a pull never deletes a unit that was made here.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,32 @@ from papertrial.engine.errors import PapertrialError
 from papertrial.engine.plans import Plan, Planner, needed_paths
 
 KINDS = ("data/datasets", "data/models", "data/runs")
-PULLED = paths.SCRATCH / "pulled.json"
+PULLED = paths.SCRATCH / "restored.json"
 
 
 def snapshot(planner: Planner) -> None:
     """Track every finished artifact that isn't yet, in one call, and push what lies here to the remote.
 
-    What another machine tracked and this one never pulled is left as it is.
+    What another machine tracked and this one never pulled is left as it is; what is damaged here is left out.
     """
-    here = [p for p in on_disk() if not _outdated(p)]
-    new = [p for p in here if not Path(f"{p}.dvc").exists()]
+    here = on_disk()
+    untracked = {p: _fault(p) for p in here if not Path(f"{p}.dvc").exists()}
+    new = [p for p, fault in untracked.items() if not fault]
+    damaged = {p: fault for p, fault in untracked.items() if fault}
+    targets = [f"{p}.dvc" for p in here if p not in damaged]
     with _repository() as repo:
         if new:
             repo.add(new)
-        repo.drop_data_index()  # one that a killed push left half collected would pass for the whole
-        pushed = repo.push(targets=[f"{p}.dvc" for p in here]) if here else 0
+        pushed = repo.push(targets=targets) if targets else 0
+    for path, fault in damaged.items():
+        print(f"{path}: not tracked, {fault}; delete it and run again")
     print(f"{len(here)} artifacts here, {len(new)} newly tracked, {pushed} files pushed; commit data/**/*.dvc")
 
 
 def on_disk() -> list[str]:
-    """Every finished artifact."""
-    return sorted(str(p.parent) for kind in KINDS for p in Path(kind).glob(f"**/{artifacts.PROVENANCE}"))
-
-
-def _outdated(path: str) -> bool:
-    """A folder in another's place: a temporary one that a killed job left."""
-    return Path(path).name.startswith(".")
+    """Every finished artifact; the hidden folders that a killed job left are none."""
+    found = (p.parent for kind in KINDS for p in Path(kind).glob(f"**/{artifacts.PROVENANCE}"))
+    return sorted(str(p) for p in found if not p.name.startswith("."))
 
 
 def tracked() -> list[str]:
@@ -80,32 +81,30 @@ def prune(planner: Planner) -> None:
 
 
 def restore(planner: Planner) -> None:
-    """Pull the selected papers' artifacts, check every byte, and say what the pulled results don't cover.
+    """Pull the selected papers' artifacts that aren't here whole, check every byte, and say what isn't covered.
 
     Raises:
         PapertrialError: the remote can't be read, or something tracked did not arrive whole.
     """
     papers = planner.project.selected
     wanted = planned(planner, papers)
-    names = [p for p in tracked() if p in wanted and not Path(p).is_dir()]
+    names = [p for p in tracked() if p in wanted and _fault(p)]
+    _remember(names)
     with _repository() as repo:
         _pull(repo, names)
-        damaged = [p for p in names if _verdict(p)]
-        if damaged:  # a damaged cache hands out what it has; drop it there and fetch again
-            for path in damaged:
-                shutil.rmtree(path, ignore_errors=True)
-                _drop_damaged(repo, path)
-            _pull(repo, damaged)
-    lost = {p: why for p in names if (why := _verdict(p))}
+        damaged = [p for p in names if _fault(p)]
+        for path in damaged:  # a damaged cache hands out what it has; drop it there and fetch again
+            shutil.rmtree(path, ignore_errors=True)
+            _drop_damaged(repo, path)
+        _pull(repo, damaged)
+    lost = {p: fault for p in damaged if (fault := _fault(p))}
     for path in lost:
         shutil.rmtree(path, ignore_errors=True)
-    arrived = [p for p in names if p not in lost]
-    _remember(arrived)
-    print(f"{len(arrived)} artifacts restored and checked")
+    print(f"{len(names) - len(lost)} artifacts restored and checked")
     for line in uncovered(planner, papers):
         print(line)
     if lost:
-        raise PapertrialError("did not arrive whole:\n" + "\n".join(f"  {p}: {why}" for p, why in lost.items()))
+        raise PapertrialError("did not arrive whole:\n" + "\n".join(f"  {p}: {fault}" for p, fault in lost.items()))
 
 
 def uncovered(planner: Planner, papers: Iterable[str]) -> Iterator[str]:
@@ -120,25 +119,44 @@ def uncovered(planner: Planner, papers: Iterable[str]) -> Iterator[str]:
             yield f"{paper}: not covered: {', '.join(missing)}{why}"
 
 
-def pulled() -> set[str]:
-    """The artifacts that came by a pull rather than a run here."""
+def pulled(paths_: Iterable[str]) -> set[str]:
+    """Which of these artifacts came by a pull rather than a run here: those made before they were pulled."""
+    asked = _asked()
+    return {p for p in paths_ if p in asked and _start(p) < asked[p]}
+
+
+def _asked() -> dict[str, str]:
+    """{artifact: when it was last asked of the remote}."""
     try:
-        return set(json.loads(PULLED.read_text()))
+        return json.loads(PULLED.read_text())
     except (OSError, ValueError):
-        return set()
+        return {}
 
 
 def _remember(names: list[str]) -> None:
+    """Written before anything comes: what a killed restore brought was pulled all the same."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     PULLED.parent.mkdir(parents=True, exist_ok=True)
-    PULLED.write_text(json.dumps(sorted(pulled() | set(names)), indent=1) + "\n")
+    temporary = PULLED.with_suffix(".new")
+    temporary.write_text(json.dumps(_asked() | dict.fromkeys(names, now), indent=1) + "\n")
+    temporary.replace(PULLED)
 
 
-def _verdict(path: str) -> str:
+def _start(path: str) -> str:
+    try:
+        return artifacts.provenance(path)["start"]
+    except artifacts.Damaged:
+        return "never"
+
+
+def _fault(path: str) -> str:
     """What is wrong with an artifact; empty if nothing is."""
+    if not Path(path).is_dir():
+        return "not here"
     try:
         artifacts.verify(path)
     except artifacts.Damaged as error:
-        return str(error)
+        return str(error).partition("; delete")[0]
     return ""
 
 
@@ -149,6 +167,7 @@ def _repository() -> Iterator[Any]:
 
     try:
         with Repo() as repo:
+            repo.drop_data_index()  # a killed push or pull leaves one half collected, which passes for the whole
             yield repo
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
@@ -156,27 +175,48 @@ def _repository() -> Iterator[Any]:
 
 
 def _pull(repo: Any, names: list[str]) -> None:
-    """Fetch and check out; what can't be fetched is found by the caller, file by file."""
+    """Fetch and check out as far as it goes; what did not come is found by the caller, file by file."""
     from dvc.exceptions import CheckoutError, DownloadError, FileTransferError
 
-    if names:
+    def told(step: Callable[..., Any], names: list[str], **options: Any) -> None:
         try:
-            repo.pull(targets=[f"{p}.dvc" for p in names], force=True)
+            step(targets=[f"{p}.dvc" for p in names], **options)
         except (CheckoutError, DownloadError, FileTransferError) as error:
             print(f"dvc: {error}")
+
+    if names:
+        told(repo.fetch, names)
+    inside = [p for p in names if _stays_inside(repo, p)]
+    if inside:
+        told(repo.checkout, inside, force=True)
+
+
+def _stays_inside(repo: Any, path: str) -> bool:
+    """Whether all that an artifact's .dvc file would write is plain files of its own folder."""
+    (stage,) = repo.stage.load_file(f"{path}.dvc")
+    inside = [Path(out.fs_path) for out in stage.outs] == [Path(path).absolute()]
+    if inside and all(len(key) == 1 and key[0] not in ("", ".", "..") for out in stage.outs for key in _files(out)):
+        return True
+    print(f"{path}.dvc: names files outside {path}; nothing of it was written")
+    return False
+
+
+def _files(out: Any) -> dict[tuple[str, ...], str]:
+    """{file of a tracked folder, as its parts: its hash}, as far as the cache has the list."""
+    from dvc_data.hashfile.tree import Tree
+
+    listed = out.get_obj()
+    return {key: info.value for key, _, info in listed} if isinstance(listed, Tree) else {}
 
 
 def _drop_damaged(repo: Any, path: str) -> None:
     """Remove the cached objects of an artifact that are not what their name says."""
-    from dvc_data.hashfile.tree import Tree
     from dvc_objects.errors import ObjectFormatError
 
     (stage,) = repo.stage.load_file(f"{path}.dvc")
     cache = repo.cache.local
     for out in stage.outs:
-        tree = out.get_obj()
-        oids = [info.value for _, _, info in tree] if isinstance(tree, Tree) else []
-        for oid in [*oids, out.hash_info.value]:
+        for oid in [*_files(out).values(), out.hash_info.value]:
             try:
                 cache.check(oid, check_hash=True)
             except (ObjectFormatError, FileNotFoundError):
