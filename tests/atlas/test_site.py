@@ -208,6 +208,22 @@ def test_a_view_takes_what_has_run(make):
     assert drawn.groupby("label")["proposed"].first().to_dict()["heavy ball (one)"]
 
 
+def test_a_view_with_a_table_shows_means_at_its_values(tmp_path, make):
+    view = views.View("v", "V", problem="p", x="nfe", y="loss", caption="", alt="", at=(10, 20))
+    told = views.draw(
+        view,
+        views.table(
+            view,
+            {"a/one": pd.concat([rows("momentum", {10: 1.0, 20: 0.8, 30: 0.1}), rows("descent", {20: 0.4})])},
+            {"a/one": make.card("one")},
+        ),
+        tmp_path,
+    )
+    assert told["columns"] == [10, 20]
+    found = {row["label"]: row["cells"] for row in told["rows"]}
+    assert found == {"heavy ball": [1.02, 0.82], "gradient descent": [None, 0.42]}  # means over the seeds
+
+
 def test_registered_views_are_drawn(tmp_path, make):
     cards = {"a/one": make.card("one")}
     for view in views.VIEWS:
