@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import yaml
+
 from papertrial.engine.cards import load_card
 from papertrial.engine.export import bibtex
 
@@ -21,6 +23,16 @@ def test_a_crate_holds_card_code_artifacts_and_verdicts(checkout):
     assert "workflow/papertrial/papers/toys/first/method.py" in names
     (trial,) = made.get_by_type("CreateAction")
     assert len(trial["result"]) == len(checkout.units("laptop")) == 3
+    described = json.loads((checkout.path / "out/ro-crate-metadata.json").read_text())
+    entities = {e["@id"]: e for e in described["@graph"]}
+    assert described["@context"].startswith("https://w3id.org/ro/crate/1.")
+    assert entities["ro-crate-metadata.json"]["conformsTo"]["@id"].startswith("https://w3id.org/ro/crate/1.")
+    assert {"@type", "name", "description", "datePublished", "license", "hasPart"} <= entities["./"].keys()
+    assert entities["#papertrial"]["softwareVersion"] == checkout.run("git", "rev-parse", "HEAD").stdout.strip()
+    listed = {part["@id"].rstrip("/") for part in entities["./"]["hasPart"]}
+    there = {str(f.relative_to(checkout.path / "out")) for f in (checkout.path / "out").rglob("*") if f.is_file()}
+    assert all({f, *map(str, Path(f).parents)} & listed for f in there - {"ro-crate-metadata.json"})
+    assert "@misc{first," in (checkout.path / "out/references.bib").read_text()
     for entity in made.get_by_type("File"):
         assert (checkout.path / "out" / entity.id).exists()
     verdict = json.loads((checkout.path / "out/data/recorded/toys/first.json").read_text())
@@ -38,3 +50,8 @@ def test_bibtex():
     card = load_card(ROOT / "config/papers/convex/sinkhorn-newton-sparse.yaml")
     entry = bibtex(card)
     assert entry.startswith("@misc{sinkhorn-newton-sparse,") and "eprint = {2401.12253}" in entry
+
+
+def test_citation():
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license", "version"} <= told.keys()

@@ -121,27 +121,55 @@ def test_cuda_asked_for_where_there_is_none(checkout):
     assert "device=cuda was asked for, but torch" in failed.stderr
 
 
-def test_snakemake_itself_killed_then_the_same_command(checkout):
+def test_a_unit_killed_in_mid_write_then_the_same_command(checkout):
+    """kill -9 between a table and its provenance: nothing stands in the unit's place; then the undisturbed bytes."""
+    page = "reports/smoke/toys/second.html"
+    checkout.snakemake(page)
+    (unit,) = checkout.units()
+    undisturbed = (unit / "results.parquet").read_bytes()
+    shutil.rmtree(unit)
+    writer = checkout.path / "workflow/papertrial/engine/artifacts.py"
+    whole = writer.read_text()
+    last = "text = json.dumps({**provenance"
+    checkout.edit(writer, last, f"os.kill(os.getpid(), 9)\n        {last}")
+    assert checkout.snakemake(page, check=False).returncode == 1
+    (left,) = unit.parent.iterdir()
+    assert left.name.startswith(f".{unit.name}") and (left / "results.parquet").exists()
+    writer.write_text(whole)
+    checkout.snakemake(page)
+    assert (unit / "results.parquet").read_bytes() == undisturbed
+    assert list(unit.parent.iterdir()) == [unit]
+
+
+@pytest.mark.parametrize("with_its_job", [False, True], ids=["its job lives on", "with its job"])
+def test_snakemake_itself_killed_then_the_same_command(checkout, with_its_job):
     """kill -9 in the middle of a unit: after unlocking, the same command finishes with the same bytes."""
     checkout.snakemake("reports/smoke/toys/second.html")
     undisturbed = (checkout.units()[0] / "results.parquet").read_bytes()
     shutil.rmtree(checkout.units()[0])
-    method = checkout.paper("second") / "method.py"
-    checkout.edit(method, "return Results(", "__import__('time').sleep(10)\n    return Results(")
+    wait = "__import__('time').sleep(0.05)\n    return Results("
+    wait = f"while not __import__('pathlib').Path('go').exists():\n        {wait}"
+    checkout.edit(checkout.paper("second") / "method.py", "return Results(", wait)
     logs = checkout.path / "data/scratch/logs/runs/smoke/toys/second"
     before = set(logs.glob("all@*"))
     command = [sys.executable, "-m", "snakemake", "--cores", "2"]
     quiet = {"cwd": checkout.path, "env": checkout.env, "stderr": subprocess.DEVNULL}
     running = subprocess.Popen(command, start_new_session=True, **quiet)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while set(logs.glob("all@*")) == before and time.monotonic() < deadline:
         time.sleep(0.05)  # until the job has begun
-    os.kill(running.pid, signal.SIGKILL)  # its job lives on
+    refused = checkout.papertrial("unlock", check=False)
+    assert refused.returncode == 1 and "a snakemake is at work" in refused.stderr
+    (os.killpg if with_its_job else os.kill)(running.pid, signal.SIGKILL)
     running.wait()
     locked = checkout.snakemake(check=False)
     assert locked.returncode == 1 and "lock" in locked.stderr.lower()
-    said = checkout.papertrial("unlock").stdout
-    assert "jobs of a killed run" in said and "removed the lock" in said
+    unlocking = [sys.executable, "-m", "papertrial", "unlock"]
+    unlock = subprocess.Popen(unlocking, stdout=subprocess.PIPE, text=True, **quiet)
+    if not with_its_job:
+        assert "waiting for 1 jobs of a killed run" in unlock.stdout.readline()
+    (checkout.path / "go").touch()
+    assert "removed the lock" in unlock.communicate()[0]
     checkout.snakemake()
     after = next(u for u in checkout.units() if u.parent.name == "second")
     assert (after / "results.parquet").read_bytes() == undisturbed

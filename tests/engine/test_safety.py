@@ -1,11 +1,14 @@
-"""Nothing is ever unpickled: not by our code, and nothing that could be lies among the artifacts."""
+"""Nothing is ever unpickled, by our code or from an artifact, and no name from outside leads out of its folder."""
 
 import ast
 from pathlib import Path
 
 import pytest
+import yaml
 
 from papertrial.engine import artifacts
+from papertrial.engine.cards import Card, parse
+from papertrial.engine.errors import PapertrialError
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "workflow").rglob("*.py"))
@@ -39,3 +42,22 @@ def test_every_artifact_here_holds_only_what_can_be_read_safely():
                 assert head != b"\x80\x04" and head != b"\x80\x05", f"{file}: starts like a pickle"
     for provenance in sorted((ROOT / "data/runs/smoke").rglob(artifacts.PROVENANCE)):
         artifacts.verify(provenance.parent)
+
+
+SKELETON = yaml.safe_load((ROOT / "workflow/papertrial/engine/skeleton/card.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "..", ".hidden", "a/b", "a b", ""])
+@pytest.mark.parametrize("where", ["problems", "methods", "slug", "needs"])
+def test_a_name_in_a_card_that_would_lead_out_of_a_folder_is_refused(where, name):
+    """Names of papers, methods, problems and what they need become parts of paths."""
+    good = {**SKELETON, "slug": "toy", "chapter": "toys"}
+    parse(Card, good, "card.yaml")
+    changed = {
+        "problems": {**good["problems"], name: {}},
+        "methods": {**good["methods"], name: {"role": "baseline"}},
+        "slug": name,
+        "needs": {"datasets": [name], "models": [name + "/0"]},
+    }
+    with pytest.raises(PapertrialError, match=f"card.yaml: {where}"):
+        parse(Card, {**good, where: changed[where]}, "card.yaml")

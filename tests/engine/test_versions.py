@@ -1,7 +1,9 @@
 """Versioned artifacts: a clone and a pull is a no-op, and nothing damaged or missing goes unsaid."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,46 +78,103 @@ def test_a_warm_cache_older_than_the_clone_is_a_no_op_too(clone):
     assert clone.planned(*LAPTOP) == ["atlas"]
 
 
+def test_a_cache_that_clones_share_needs_no_remote(origin, tmp_path):
+    """And what it hands out is linked, never written to: the second clone's artifacts are the first one's inodes."""
+    clones = [cloned(origin, tmp_path / name) for name in ("one", "two")]
+    for here in clones:
+        here.run(sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str(tmp_path / "shared"))
+        here.run(sys.executable, "-m", "dvc", "config", "--local", "cache.type", "hardlink")
+    clones[0].papertrial("restore")
+    shutil.rmtree(tmp_path / "two/papertrial-store")
+    clones[1].papertrial("restore")
+    assert clones[1].planned(*LAPTOP) == ["atlas"]
+    inodes = [{(u / "results.parquet").stat().st_ino for u in here.units("laptop")} for here in clones]
+    assert inodes[0] == inodes[1]
+
+
 def test_a_snapshot_adds_only_what_is_new_and_loses_nothing_that_was_not_pulled(clone):
     clone.papertrial("restore", "first")
     assert {u.parent.name for u in clone.units("laptop")} == {"first"}
     assert "3 artifacts here, 0 newly tracked" in clone.papertrial("snapshot").stdout
     assert len(list(clone.path.glob("data/runs/laptop/toys/second/*.dvc"))) == UNITS
     assert clone.run("git", "status", "--porcelain").stdout == ""
+    shutil.rmtree(clone.path.parent / "papertrial-store")  # a remote that lost everything gets it back
+    clone.papertrial("snapshot")
+    shutil.rmtree(clone.path / ".dvc/cache")
+    shutil.rmtree(clone.units("laptop")[0])
+    clone.papertrial("restore", "first")
+    assert len(clone.units("laptop")) == UNITS
+
+
+def test_a_damaged_artifact_is_not_tracked(clone):
     clone.papertrial("restore")
-    assert clone.planned(*LAPTOP) == ["atlas"]
+    first, *others = clone.units("laptop")
+    for tracked in clone.path.glob("data/runs/**/*.dvc"):
+        tracked.unlink()
+    (first / "results.parquet").chmod(0o644)
+    (first / "results.parquet").write_bytes(b"PAR1")
+    said = clone.papertrial("snapshot").stdout
+    assert f"{first.relative_to(clone.path)}: not tracked" in said and f"{len(others)} newly tracked" in said
+    assert not Path(f"{first}.dvc").exists() and all(Path(f"{u}.dvc").exists() for u in others)
+
+
+def where(checkout: Checkout) -> dict[str, str]:
+    """{paper: where its verdict comes from}, as the index says it."""
+    index = (checkout.path / "reports/laptop/index.html").read_text()
+    rows = re.findall(r'<tr id="(\w+)\.c1".*?</tr>', index, flags=re.DOTALL)
+    cells = re.findall(r"<td>([^<]*?) <span class=\"date\">|<td>([^<]*)</td></tr>", index)
+    return dict(zip(rows, (dated or plain for dated, plain in cells), strict=True))
 
 
 def test_partial_truth(clone):
-    """One paper pulled, one recorded only, then stale; the atlas is whole and says which is which."""
+    """Run here, pulled, recorded, stale, never run: the atlas is whole and says which is which."""
     clone.papertrial("restore", "first")
     clone.papertrial("atlas", "laptop")
     assert verdicts(clone) == {"first": ("pulled", "replicated"), "second": ("recorded", "replicated")}
+    assert where(clone) == {"first": "pulled", "second": "recorded"}
     page = (clone.path / "reports/laptop/toys/second.html").read_text()
-    assert "recorded on" in page and "stale" not in page
+    commit = json.loads((clone.path / "data/recorded/toys/second.json").read_text())["commit"]
+    assert "recorded on" in page and f"at {commit[:10]}" in page and "stale" not in page
     clone.edit(clone.paper("second") / "method.py", "1e-6 *", "1e-5 *")
     clone.papertrial("atlas", "laptop")
+    assert where(clone) == {"first": "pulled", "second": "recorded, outdated"}
     page = (clone.path / "reports/laptop/toys/second.html").read_text()
     assert "stale since a change of papertrial.papers.toys.second.method" in page
     said = clone.papertrial("restore").stdout
     assert "toys/second: not covered: momentum, descent, no-momentum" in said
     assert "papertrial.papers.toys.second.method" in said
+    clone.snakemake("reports/laptop/toys/second.html")
     shutil.rmtree(clone.path / "data/recorded")
     clone.papertrial("atlas", "laptop")
+    assert where(clone) == {"first": "pulled", "second": "run here"}
+    for unit in clone.units("laptop"):
+        shutil.rmtree(unit)
+    clone.papertrial("atlas", "laptop")
+    assert where(clone) == {"first": "never run", "second": "never run"}
     assert verdicts(clone)["second"] == ("none", "not measured")
 
 
 def test_a_fresh_run_is_compared_with_the_record(clone):
-    clone.snakemake(*LAPTOP)
+    clone.snakemake("reports/laptop/toys/first.html")
     page = json.loads((clone.path / "reports/laptop/toys/first.json").read_text())
     assert page["source"] == "run" and page["agreement"]["agree"]
     table = clone.path / "data/recorded/toys/first.csv"
     recorded = pd.read_csv(table)
-    recorded.assign(iterations=2 * recorded["iterations"]).to_csv(table, index=False)
+    recorded.assign(iterations=2 * recorded["iterations"], other=1.0).to_csv(table, index=False)
     (clone.path / "reports/laptop/toys/first.html").unlink()
     clone.papertrial("atlas", "laptop")
-    page = json.loads((clone.path / "reports/laptop/toys/first.json").read_text())
-    assert not page["agreement"]["agree"]
+    agreement = json.loads((clone.path / "reports/laptop/toys/first.json").read_text())["agreement"]
+    assert not agreement["agree"] and agreement["metrics"]["iterations"]["agree"] == 0
+    assert "differs (iterations 0/" in (clone.path / "reports/laptop/toys/first.html").read_text()
+
+
+def test_a_unit_run_here_after_it_was_pulled_counts_as_run_here(clone):
+    clone.papertrial("restore", "first")
+    for unit in clone.units("laptop"):
+        shutil.rmtree(unit)
+    time.sleep(1)  # a start is known to the second
+    clone.snakemake("reports/laptop/toys/first.html")
+    assert json.loads((clone.path / "reports/laptop/toys/first.json").read_text())["source"] == "run"
 
 
 def test_one_edited_method_is_all_that_runs_again(clone):
@@ -171,6 +230,18 @@ def test_a_truncated_pull_is_told_and_completed_later(clone):
     assert clone.planned(*LAPTOP) == ["atlas"]
 
 
+def test_one_object_missing_from_the_remote_costs_one_artifact(clone, origin):
+    unit = origin.units("laptop")[0]
+    lost = hashlib.md5((unit / "provenance.json").read_bytes()).hexdigest()
+    (clone.path.parent / "papertrial-store/files/md5" / lost[:2] / lost[2:]).unlink()
+    refused = clone.papertrial("restore", check=False)
+    missing = str(unit.relative_to(origin.path))
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(f"did not arrive whole:\n  {missing}: not here\n")
+    assert len(clone.units("laptop")) == 2 * UNITS - 1
+    assert clone.planned(*LAPTOP) == ["atlas", "unit of toys/first"]
+
+
 def test_a_remote_that_is_gone(clone):
     shutil.rmtree(clone.path.parent / "papertrial-store")
     refused = clone.papertrial("restore", check=False)
@@ -179,23 +250,82 @@ def test_a_remote_that_is_gone(clone):
     assert verdicts(clone)["first"] == ("recorded", "replicated")
 
 
-@pytest.mark.slow
-def test_an_interrupted_push_is_completed_by_the_next(origin, tmp_path):
-    here = Checkout(tmp_path / "other")
-    shutil.copytree(origin.path, here.path)
-    here.snakemake(*LAPTOP, "--config", "scale=laptop", "extra_seeds=1")
-    command = [sys.executable, "-m", "papertrial", "snapshot"]
-    running = subprocess.Popen(
-        command, cwd=here.path, env=here.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(1.0)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+KILLED = """
+import importlib, os, signal
+from papertrial.__main__ import main
+
+module = importlib.import_module("{module}")
+whole, calls = module.{function}, []
+
+def half(*arguments, **options):
+    calls.append(arguments)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments, **options)
+
+module.{function} = half
+main(["{command}"])
+"""
+COLLECTING = ("dvc_data.index.collect", "_collect_from_index")
+TRANSFERRING = ("dvc_data.hashfile.transfer", "_add")
+CHECKING_OUT = ("dvc_objects.fs.generic", "_try_links")
+
+
+def killed(checkout: Checkout, command: str, moment: tuple[str, str]) -> None:
+    """A command that is killed -9 when it comes to some function of DVC's for the third time."""
+    module, function = moment
+    script = KILLED.format(module=module, function=function, command=command)
+    assert checkout.run(sys.executable, "-c", script, check=False).returncode == -signal.SIGKILL
+
+
+def objects(folder: Path) -> set[str]:
+    """The names of DVC's objects under a cache or remote."""
+    return {str(f.relative_to(folder)) for f in (folder / "files/md5").rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("moment", [COLLECTING, TRANSFERRING], ids=["collecting", "transferring"])
+def test_a_killed_push_is_completed_by_the_next(origin, tmp_path, moment):
+    here = Checkout(Path(shutil.copytree(origin.path, tmp_path / "here")))
+    remote, cache = tmp_path / "papertrial-store", here.path / ".dvc/cache"  # the copy's remote has nothing yet
+    killed(here, "snapshot", moment)
+    assert objects(remote) < objects(cache)
     here.papertrial("snapshot")
-    commit(here, "again")
-    again = cloned(here, tmp_path / "clones")
-    again.papertrial("restore")
-    assert again.planned(*LAPTOP) == ["atlas"]
+    assert objects(remote) == objects(cache)
+
+
+@pytest.mark.parametrize(
+    "moment", [COLLECTING, TRANSFERRING, CHECKING_OUT], ids=["collecting", "transferring", "checking out"]
+)
+def test_a_killed_restore_is_completed_by_the_next(clone, moment):
+    if moment is CHECKING_OUT:  # which alone links, once everything is in the cache
+        clone.run(sys.executable, "-m", "dvc", "config", "--local", "cache.type", "hardlink")
+        clone.run(sys.executable, "-m", "dvc", "fetch", "-q")
+    killed(clone, "restore", moment)
+    assert moment is not CHECKING_OUT or clone.units("laptop")  # a folder is there, but not whole
+    clone.papertrial("restore")
+    clone.papertrial("atlas", "laptop")
+    assert verdicts(clone) == {"first": ("pulled", "replicated"), "second": ("pulled", "replicated")}
+
+
+def test_a_dvc_file_that_names_files_outside_its_folder_is_refused(clone, origin):
+    """By its path, or by a name in the list of its files; the other artifacts arrive."""
+    first, second, *_ = (Path(f"{clone.path / u.relative_to(origin.path)}.dvc") for u in origin.units("laptop"))
+    clone.edit(first, f"path: {first.stem}", "path: ../../../../../workflow")
+    files = [{"md5": hashlib.md5(b"").hexdigest(), "relpath": "../../../../../../escaped"}]
+    listed = json.dumps(files).encode()
+    name = hashlib.md5(listed).hexdigest()
+    store = clone.path.parent / "papertrial-store/files/md5"
+    for oid, content in ((f"{name}.dir", listed), (files[0]["md5"], b"")):
+        (store / oid[:2]).mkdir(exist_ok=True)
+        (store / oid[:2] / oid[2:]).write_bytes(content)
+    second.write_text(re.sub(r"md5: \w+\.dir", f"md5: {name}.dir", second.read_text()))
+    refused = clone.papertrial("restore", check=False)
+    assert refused.returncode == 1
+    for tracked in (first, second):
+        assert f"{tracked.relative_to(clone.path)}: names files outside" in refused.stdout
+    assert len(clone.units("laptop")) == 2 * UNITS - 2
+    assert (clone.path / "workflow/Snakefile").exists() and not (clone.path.parent / "escaped").exists()
+    assert not (clone.path / "escaped").exists()
 
 
 def test_a_full_disk_during_restore(clone):

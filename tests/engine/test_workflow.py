@@ -106,3 +106,46 @@ scales:
     assert {"quadratic.momentum.tune", "quadratic.momentum.0", "quadratic.no-momentum.2"} <= names
     page = json.loads((checkout.path / "reports/smoke/toys/first.json").read_text())
     assert page["claims"][0]["verdict"] == "replicated"
+
+
+def test_a_jobs_own_snakemake_reads_the_plan(checkout):
+    """On a cluster every job starts Snakemake again: it makes no plan, reads no other card, and judges nothing."""
+    checkout.snakemake("-n")
+    plan = checkout.path / "data/scratch/plan/smoke/toys/first.json"
+    written = plan.read_bytes()
+    unit = json.loads(written)["units"]["all"]
+    (checkout.path / "workflow/grimp.py").write_text("raise ImportError('a job must not look for imports')\n")
+    (checkout.path / "config/papers/toys/second.yaml").write_text("no: card")
+    told = ("unit:scale=smoke,chapter=toys,slug=first,part=all,fingerprint=" + unit["fingerprint"],)
+    job = ("--mode", "remote", "--allowed-rules", "unit", "--force", "--nolock", "--target-jobs", *told)
+    checkout.snakemake(*job)
+    assert (checkout.path / unit["path"] / "results.parquet").exists()
+    assert plan.read_bytes() == written
+    shutil.rmtree(checkout.path / unit["path"])
+    checkout.edit(checkout.paper("first") / "method.py", "1e-6 *", "1e-5 *")  # the plan is out of date: the job fails
+    assert checkout.snakemake(*job, check=False).returncode == 1
+    assert not (checkout.path / "reports").exists()
+
+
+def test_a_retry_is_for_what_was_killed(checkout):
+    """The second try of a job on a cluster: not after an error of its own, but after too little memory or a kill."""
+    method = checkout.paper("first") / "method.py"
+    good = method.read_text()
+    method.write_text(good.replace("starts = np.stack", "raise ValueError('broken on purpose')\n    starts = np.stack"))
+    checkout.snakemake("--keep-going", check=False)
+    path, failure = _failure(checkout)
+    again = ("--mode", "remote", "--allowed-rules", "unit", "--force", "--nolock", "--attempt", "2", path)
+    refused = checkout.snakemake("-n", *again, check=False).stderr
+    assert "not tried again, since it failed by an error of its own" in refused
+    assert "broken on purpose" in refused
+    for words in ("MemoryError: too much", "told to stop; state saved"):
+        failure.write_text(json.dumps({"artifact": path, "message": words}))
+        assert "not tried again" not in checkout.snakemake("-n", *again).stderr
+    failure.unlink()
+    assert "not tried again" not in checkout.snakemake("-n", *again).stderr
+
+
+def _failure(checkout):
+    """The artifact that failed and the file that tells why."""
+    (file,) = (checkout.path / "data/scratch/failed").rglob("*.json")
+    return json.loads(file.read_text())["artifact"], file

@@ -185,7 +185,7 @@ def _judged(card: Card, plan: Plan, paper: str) -> Record:
             "evidence": Evidence(rows.assign(shared=False)) if not rows.empty else None,
         }
     found = judge.judge(card, plan, evidence, missing)
-    source = "pulled" if present and present <= pulled() else "run" if present or failed else "none"
+    source = "pulled" if present and present <= pulled(present) else "run" if present or failed else "none"
     agreement = None
     if recorded and evidence is not None:
         agreement = record.compare(evidence.rows, recorded[1], plan["cells"])
@@ -198,7 +198,7 @@ def _inputs(plan: Plan, paper: str, scale: str, kin: list[Record]) -> str:
     units = [u["path"] for u in plan["units"].values()]
     shown = [*units, *needed_paths(plan["needs"]), *needed_paths(plan["shared"])]
     state = {p: [os.path.isdir(p), paths.failure(p).exists()] for p in shown}
-    came = sorted(pulled().intersection(units))
+    came = sorted(pulled(units))
     elsewhere = [s for s in SCALES if _file(s, paper).exists() and s != scale]
     return fingerprints.digest([plan["page"], state, came, kin, elsewhere])
 

@@ -63,6 +63,12 @@ class Problem(Strict):
     label: str | None = None
     methods: list[Name] | None = Field(None, description="which methods run on it; all by default")
     settings: Settings = {}
+    work: list[str] | None = Field(
+        None,
+        description="what a run's time grows with, to price a scale that has not run: settings whose product it is (a "
+        "list counts as its sum, len(list) as its length; twice means squared), or a needed base model, for its "
+        "network's operations",
+    )
 
 
 class Tune(Strict):

@@ -1,6 +1,7 @@
 """Papers as something to hand on: an RO-Crate of card, code, artifacts and verdicts; a bibliography."""
 
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 from papertrial.engine import fingerprints, paths
@@ -35,8 +36,9 @@ def crate(planner: Planner, target: Path) -> Path:
     )
     for paper in planner.project.selected:
         _add_paper(made, planner, paper, engine)
+    references = StringIO(bibliography(planner, planner.project.selected))
+    made.add_file(references, "references.bib", properties={"name": "References", "encodingFormat": "text/x-bibtex"})
     made.write(target)
-    (target / "references.bib").write_text(bibliography(planner, planner.project.selected))
     return target
 
 

@@ -35,6 +35,7 @@ class BaseModelCard(Strict):
     needs: Needs = Needs()
     settings: Settings = {}
     cells: list[str] = []
+    work: list[str] | None = Field(None, description="settings whose product a part's time grows with, to price it")
     gates: list[Gate] = []
     scales: dict[Scale, ModelAtScale]
 

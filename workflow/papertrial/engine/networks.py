@@ -8,6 +8,7 @@ A base model's recipe (or a paper's method.py) that trains a network offers two 
                                                example counts 3 (forward and backward), a sampling step 1
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -47,3 +48,14 @@ def count(module: str, settings: Mapping[str, Any]) -> Count | None:
     flops = counter.get_total_flops()
     parameters = sum(p.numel() for p in network.parameters())
     return Count(parameters, flops, flops * float(recipe.passes(dict(settings))))
+
+
+def count_once(module: str, settings: Mapping[str, Any]) -> Count | None:
+    """The same, remembered: a table of prices asks for one network many times."""
+    key = module, json.dumps(settings, sort_keys=True)
+    if key not in _COUNTED:
+        _COUNTED[key] = count(module, settings)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[tuple[str, str], Count | None] = {}

@@ -9,7 +9,6 @@ scaled     a recorded run of another scale, times the ratio of evaluations (seed
 unknown    nothing of that is there: never a made-up number
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from papertrial.engine import networks, records
-from papertrial.engine.cards import SCALES, Card, Scale
+from papertrial.engine.cards import Card, Scale
 from papertrial.engine.plans import Planner, absent, needed_paths
-from papertrial.engine.records import Spent
-from papertrial.engine.units import Run, cut, runs
+from papertrial.engine.records import Spent, evaluations
+from papertrial.engine.units import Run, cut
 
 BASES = ("recorded", "counted", "scaled", "unknown")  # from the best to none
 NEAREST: dict[Scale, tuple[Scale, ...]] = {
@@ -68,6 +67,8 @@ class Pricer:
         self.planner, self.scale, self.device, self.gpu_rate = planner, scale, device, gpu_rate
         self._sources = sources or NEAREST[scale]
         self._core_rate: float | None = None
+        self._cuts: dict[str, dict[str, list[Run]]] = {}
+        self._known: dict[tuple[str, Scale], records.Recorded | None] = {}
 
     def jobs(self, papers: list[str]) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
         """The jobs that are due: {paper: units}, {base model: paths of parts}, data sets."""
@@ -96,10 +97,10 @@ class Pricer:
         """One unit of a paper."""
         card = self.planner.project.card(paper)
         at = card.scales[self.scale]
-        work = cut(card, self.scale, self.planner.project.config.extra_seeds)[name]
+        work = self._cut(paper)[name]
         gpu = bool(at.gpu) and self.device != "cpu"
-        ways = [w for s in self._sources for w in (self._from(card, work, records.of_paper(card, s), gpu),) if w]
-        seconds, basis, source = ways[0] if ways else (None, "unknown", None)
+        ways = (self._from(card, work, self._record(card, s), gpu) for s in self._sources)
+        seconds, basis, source = next(filter(None, ways), (None, "unknown", None))
         if gpu and seconds is None:
             seconds = self._counted(card, work)
             basis = "unknown" if seconds is None else "counted"
@@ -111,9 +112,21 @@ class Pricer:
             gpu,
             at.mem_mb,
             same.peak_mb if same else None,
-            source.bytes_per_seed * seeds if source else None,
+            source.bytes_per_seed * seeds if source and source.bytes_per_seed is not None else None,
             source.watts * seconds if source and source.watts and seconds is not None else None,
         )
+
+    def _cut(self, paper: str) -> dict[str, list[Run]]:
+        if paper not in self._cuts:
+            card, extra = self.planner.project.card(paper), self.planner.project.config.extra_seeds
+            self._cuts[paper] = cut(card, self.scale, extra)
+        return self._cuts[paper]
+
+    def _record(self, card: Card, scale: Scale) -> records.Recorded | None:
+        key = f"{card.chapter}/{card.slug}", scale
+        if key not in self._known:
+            self._known[key] = records.of_paper(card, scale)
+        return self._known[key]
 
     def _from(self, card: Card, work: list[Run], known: records.Recorded | None, gpu: bool) -> tuple | None:
         """(seconds, basis, record) of a unit's runs from what a scale's took; None if it can't be told."""
@@ -135,31 +148,32 @@ class Pricer:
         factors = card.problems[run["problem"]["name"]].work
         if factors is None:
             return evaluated if run["problem"] == spent.problem else None
-        ours, theirs = self._size(card, factors, run["problem"], self.scale), self._size(card, factors, spent.problem, scale)
+        ours, theirs = (
+            self._size(card, factors, run["problem"], run["method"], self.scale),
+            self._size(card, factors, spent.problem, run["method"], scale),
+        )
         return evaluated * ours / theirs if ours and theirs else None
 
-    def _size(self, card: Card, factors: list[str], settings: Mapping[str, Any], scale: Scale) -> float | None:
-        """The product of the factors: settings of the problem, or a network's operations by the base model's name."""
+    def _size(self, card: Card, factors: list[str], run: Mapping[str, Any], method: str, scale: Scale) -> float | None:
+        """The product of the factors; None where one can't be told at that scale."""
         found = []
-        for name in factors:
-            if name in settings:
-                found.append(value(settings[name]))
-            elif name in {m.partition("/")[0] for m in card.needs.models}:
-                counted = self.count(name, scale)
-                if counted is None:
-                    return None
-                found.append(counted.flops)
-        return prod(found)
+        for factor in factors:
+            if factor in _models(card):
+                counted = self.count(factor, scale)
+                found.append(counted.flops if counted else None)
+            else:
+                found.append(size(run, factor, method))
+        return None if None in found else prod(found)
 
     def _counted(self, card: Card, work: list[Run]) -> float | None:
         """GPU seconds of forward passes: where every run's ``work`` names a network, the rest counts its passes."""
         operations = 0.0
         for run in work:
             factors = card.problems[run["problem"]["name"]].work or []
-            size = self._size(card, factors, run["problem"], self.scale)
-            if size is None or not any(f in {m.partition("/")[0] for m in card.needs.models} for f in factors):
+            operations_each = self._size(card, factors, run["problem"], run["method"], self.scale)
+            if operations_each is None or not _models(card).intersection(factors):
                 return None
-            operations += evaluations(run) * size
+            operations += evaluations(run) * operations_each
         return operations / self.gpu_rate
 
     def model(self, name: str, part: str) -> Estimate:
@@ -195,7 +209,8 @@ class Pricer:
         here, there = ({**card.settings, **card.scales[s].settings} for s in (self.scale, scale))
         if card.work is None:
             return 1.0 if here == there else None
-        return prod(value(here[f]) for f in card.work) / prod(value(there[f]) for f in card.work)
+        ours, theirs = ([size(settings, factor) for factor in card.work] for settings in (here, there))
+        return None if None in ours or None in theirs else prod(ours) / prod(theirs)
 
     def count(self, name: str, scale: Scale) -> networks.Count | None:
         """The operations of a base model's network at a scale."""
@@ -217,17 +232,22 @@ class Pricer:
         return self._core_rate or None
 
 
-def evaluations(run: Run) -> int:
-    """How often a method is called on one seed: its seeds, and its tuning points times the tuning seeds."""
-    tune = run["tune"]
-    return len(run["seeds"]) + (len(tune["points"]) * len(tune["seeds"]) if tune else 0)
+def _models(card: Card) -> set[str]:
+    """The base models that a paper needs, by name."""
+    return {asked.partition("/")[0] for asked in card.needs.models}
 
 
-def value(setting: Any, inside: bool = False) -> float:
-    """A size as a number: a list counts as the sum of its members, a list or a mapping inside one as a product."""
-    if isinstance(setting, bool) or not isinstance(setting, int | float | list | dict):
-        return 1.0
-    if isinstance(setting, int | float):
-        return float(setting)
-    members = [value(v, inside=True) for v in (setting.values() if isinstance(setting, dict) else setting)]
-    return prod(members) if inside or isinstance(setting, dict) else sum(members)
+def size(settings: Mapping[str, Any], factor: str, method: str = "") -> float | None:
+    """A factor of a card's ``work`` as a number; None where the settings don't tell.
+
+    A list of numbers counts as its sum, a mapping by method as the method's entry; ``len(grid)`` counts members.
+    """
+    name = factor.removeprefix("len(").removesuffix(")")
+    setting = settings.get(name)
+    if isinstance(setting, dict):
+        setting = setting.get(method)
+    members = setting if isinstance(setting, list) else [setting]
+    if name != factor:
+        return float(len(members)) if setting is not None else None
+    numbers = [m for m in members if isinstance(m, int | float) and not isinstance(m, bool)]
+    return float(sum(numbers)) if len(numbers) == len(members) else None
