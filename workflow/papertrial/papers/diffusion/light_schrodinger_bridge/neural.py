@@ -20,7 +20,7 @@ from papertrial.testbeds.schrodinger import Pair, normal
 
 
 class Drift(nn.Module):
-    """f(x, u) = (E[end | X_u = x] - x) / (1 - u), the expectation by a network with two hidden layers."""
+    """f(x, u): (n, D), (n, 1) -> (n, D), two hidden layers."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -28,11 +28,8 @@ class Drift(nn.Module):
             nn.Linear(dim + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim)
         )
 
-    def end(self, x: Tensor, u: Tensor) -> Tensor:
-        return self.net(torch.cat([x, u.expand(len(x), 1)], dim=1))
-
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
-        return (self.end(x, u) - x) / (1 - u)
+        return self.net(torch.cat([x, u.expand(len(x), 1)], dim=1))
 
 
 def simulate(drift: Drift, x: Tensor, eps: float, steps: int, rng: np.random.Generator) -> Tensor:
@@ -40,30 +37,33 @@ def simulate(drift: Drift, x: Tensor, eps: float, steps: int, rng: np.random.Gen
     with torch.inference_mode():
         for i in range(steps):
             noise = normal(rng, *x.shape, device=x.device).to(x.dtype)
-            x = x + drift(x, torch.full((1, 1), i / steps, device=x.device)) / steps + sqrt(eps / steps) * noise
+            x = x + drift(x, x.new_full((1, 1), i / steps)) / steps + sqrt(eps / steps) * noise
     return x
 
 
 def match(drift: Drift, ends: tuple[Tensor, Tensor], eps: float, how: dict, seed: int) -> Drift:
-    """Train the drift further, on Brownian bridges between pairs of ends (n, D); its averaged weights come back."""
+    """Train the drift further, on Brownian bridges between pairs of ends (n, D); its averaged weights come back.
+
+    The target (end - X_u)/(1 - u) has a variance that grows like 1/(1 - u), hence the weight (1 - u)^2.
+    """
     start, end = ends
 
     def loss(drift: Drift, average: Drift, step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(start), (how["batch"],), generator=generator)
-        u, noise = torch.rand(len(rows), 1, generator=generator), torch.randn(len(rows), start.shape[1], generator=generator)
-        rows, u, noise = (part.to(start.device) for part in (rows, u, noise))
+        rows = torch.randint(len(start), (how["batch"],), generator=generator).to(start.device)
+        u = torch.rand(len(rows), 1, generator=generator).to(start.device)
+        noise = torch.randn(len(rows), start.shape[1], generator=generator).to(start.device)
         x = (1 - u) * start[rows] + u * end[rows] + (eps * u * (1 - u)).sqrt() * noise
-        return (drift.end(x, u) - end[rows]).square().sum(1).mean()
+        return ((1 - u) * drift(x, u) - (end[rows] - x)).square().sum(1).mean()
 
-    return fit(drift, loss, Training.of(how), seed)[0]
+    return fit(drift, loss, Training.of({**how, "steps": how["inner_steps"]}), seed)[0]
 
 
 def bridge_matching(
     pair: Pair, how: dict, seed: int, rng: np.random.Generator, watch: Callable[[int, Drift], None]
 ) -> Drift:
     """The forward drift after how["outer"] rounds of a backward and a forward fit; ``watch`` sees it after each."""
-    n, first = how["ends"], pair.sample0(how["ends"], rng).float()
-    last = pair.sample1(n, rng).float()
+    n = how["ends"]
+    first, last = pair.sample0(n, rng).float(), pair.sample1(n, rng).float()
     there, back = (seeded(lambda: Drift(pair.dim, how["width"]), seed + i).to(first.device) for i in (0, 1))
     for outer in range(how["outer"]):
         backward = match(back, (last, first), pair.eps, how, seed + 2 * outer)
@@ -76,9 +76,8 @@ def bridge_matching(
     return forward
 
 
-def path_moments(drift: Drift, x: Tensor, eps: float, paths: int, steps: int, rng: np.random.Generator) -> tuple:
-    """Mean (n, D) and covariance (n, D, D) of the ends of ``paths`` paths from every x (n, D)."""
-    ends = [simulate(drift, one.float().expand(paths, -1), eps, steps, rng).double() for one in x.split(1)]
-    y = torch.stack(ends)  # (n, paths, D)
+def moments_of_draws(draw: Callable[[Tensor], Tensor], x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Mean (m, D) and covariance (m, D, D) of n draws y | x for every x (m, D)."""
+    y = torch.stack([draw(one.expand(n, -1)) for one in x.split(1)])  # (m, n, D)
     gap = y - y.mean(1, keepdim=True)
-    return y.mean(1), gap.mT @ gap / (paths - 1)
+    return y.mean(1), gap.mT @ gap / (n - 1)

@@ -1,0 +1,1 @@
+"""Improved techniques for training consistency models (arXiv 2310.14189)."""
