@@ -7,7 +7,8 @@ BIN := .venv/bin
 PAPERTRIAL := $(BIN)/python -m papertrial
 
 .DEFAULT_GOAL := help
-.PHONY: help setup atlas laptop test test-all lint format record snapshot restore prune crate docs bench
+.PHONY: help setup atlas laptop cost dry test test-all test-cluster lint format record snapshot restore prune crate
+.PHONY: docs envs bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,11 +28,21 @@ atlas: setup ## run every trial at SCALE (smoke) and write the atlas; PAPERS="co
 laptop: ## the same at laptop scale: the verdicts (hours)
 	$(MAKE) atlas SCALE=laptop
 
+cost: setup ## the price of what would run now at SCALE, for PAPERS; FLAGS="--device cuda"
+	$(PAPERTRIAL) cost $(PAPERS) --scale $(SCALE) $(FLAGS)
+
+dry: setup ## what would run now, and its price
+	$(BIN)/snakemake -n --config scale=$(SCALE) $(if $(PAPERS),papers="$(PAPERS)")
+	@$(MAKE) --no-print-directory cost
+
 test: setup ## the fast tests
 	$(BIN)/python -m pytest -n auto
 
 test-all: setup ## the slow ones, too
 	$(BIN)/python -m pytest -n auto -m ''
+
+test-cluster: setup ## against a real one-node Slurm that it starts and stops; root on Debian, loopback only
+	$(BIN)/python -m pytest tests/cluster -m ''
 
 lint: setup ## formatting, linting, the workflow's own linter
 	$(BIN)/ruff check .
@@ -62,7 +73,11 @@ crate: setup ## export PAPERS as an RO-Crate to the folder crate/
 docs: setup ## generate config/README.md from the typed settings
 	$(PAPERTRIAL) settings > config/README.md
 
+envs: setup ## generate the locks, conda's yaml and the containers from envs/cuda.lock
+	$(BIN)/python envs/generate.py
+
 bench: setup ## print the engine's measures
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/versions.py
 	$(BIN)/python benchmarks/atlas.py
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/convex.py

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
 
@@ -29,7 +30,7 @@ def test_a_crate_holds_card_code_artifacts_and_verdicts(checkout):
     assert entities["ro-crate-metadata.json"]["conformsTo"]["@id"].startswith("https://w3id.org/ro/crate/1.")
     assert {"@type", "name", "description", "datePublished", "license", "hasPart"} <= entities["./"].keys()
     assert entities["#papertrial"]["softwareVersion"] == checkout.run("git", "rev-parse", "HEAD").stdout.strip()
-    listed = {part["@id"].rstrip("/") for part in entities["./"]["hasPart"]}
+    listed = {unquote(part["@id"]).rstrip("/") for part in entities["./"]["hasPart"]}
     there = {str(f.relative_to(checkout.path / "out")) for f in (checkout.path / "out").rglob("*") if f.is_file()}
     assert all({f, *map(str, Path(f).parents)} & listed for f in there - {"ro-crate-metadata.json"})
     assert "@misc{first," in (checkout.path / "out/references.bib").read_text()

@@ -127,8 +127,6 @@ def test_killed_it_goes_on_from_its_last_save(walk):
 def test_snakemake_and_its_job_told_to_stop_then_the_same_command(walk):
     """As when a cluster takes a node back: SIGTERM to Snakemake and to the job, and later the same command again."""
     checkout, path, undisturbed = walk
-    rule = checkout.path / "workflow/rules/models.smk"
-    rule.write_text(rule.read_text().replace('"python -m', '"exec python -m'))
     page = "reports/smoke/toys/first.html"
     log = checkout.path / f"data/scratch/logs/{path.removeprefix('data/')}.log"
     running = begin(checkout, "snakemake", "--cores", "1", page)

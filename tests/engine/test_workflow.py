@@ -3,6 +3,10 @@
 import json
 import shutil
 
+import pytest
+import yaml
+from tests.conftest import ROOT
+
 
 def test_runs_whole_and_then_plans_nothing(checkout):
     checkout.snakemake()
@@ -18,6 +22,13 @@ def test_one_page_by_its_path_at_a_scale(checkout):
     assert {u.name.split("@")[0] for u in checkout.units("laptop")} == {"momentum", "descent", "no-momentum"}
     assert not checkout.units("smoke")
     assert not (checkout.path / "reports/laptop/index.html").exists()
+
+
+def test_several_pages_at_once(checkout):
+    """The second plan is written into a folder that Snakemake has listed by then."""
+    pages = [f"reports/laptop/toys/{slug}.html" for slug in ("first", "second")]
+    checkout.snakemake(*pages)
+    assert all((checkout.path / page).exists() for page in pages)
 
 
 def test_editing_code_reruns_its_dependents_and_only_them(checkout):
@@ -149,3 +160,10 @@ def _failure(checkout):
     """The artifact that failed and the file that tells why."""
     (file,) = (checkout.path / "data/scratch/failed").rglob("*.json")
     return json.loads(file.read_text())["artifact"], file
+
+
+@pytest.mark.parametrize("name", ["slurm", "gpu"])
+def test_a_profile_has_all_that_the_default_one_has(name):
+    """--workflow-profile replaces the default profile."""
+    default, other = (yaml.safe_load((ROOT / f"profiles/{p}/config.yaml").read_text()) for p in ("default", name))
+    assert other.items() >= default.items()

@@ -90,6 +90,17 @@ def cite(args: argparse.Namespace) -> None:
     print(bibliography(planner, planner.project.selected), end="")
 
 
+def cost(args: argparse.Namespace) -> None:
+    from papertrial.engine.bill import bill, check
+
+    planner = _planner(args.papers)
+    scale = args.scale or planner.project.config.scale
+    if args.check:
+        print(check(planner, "laptop", "smoke"))
+    else:
+        print(bill(planner, scale, args.device or planner.project.config.device, args.gpu_tflops))
+
+
 def unlock(_: argparse.Namespace) -> None:
     from papertrial.engine.recovery import unlock as remove
 
@@ -144,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
     sub = command(cite, "print BibTeX of the papers")
     sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    sub = command(cost, "price what would run now: hours, memory, disk and energy of the jobs that are due")
+    sub.add_argument("papers", nargs="*", help="slugs or patterns; those of the config by default")
+    sub.add_argument("--scale", choices=scales, help="the config's by default")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="the config's by default")
+    sub.add_argument("--gpu-tflops", type=float, default=10.0, help="assumed of a GPU, 10^12 operations a second")
+    sub.add_argument("--check", action="store_true", help="hold laptop scale, priced from smoke, against what it took")
     command(unlock, "remove the lock of a killed run, if nothing holds it")
     sub = command(new, "write the skeleton of a paper: yaml, method, evidence and test")
     sub.add_argument("paper", help="<chapter>/<slug>")

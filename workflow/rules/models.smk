@@ -14,4 +14,4 @@ rule base_model:
     params:
         device=dag.config.device,
     shell:
-        "python -m papertrial model {output} --device {params.device} > {log} 2>&1"
+        "exec python -m papertrial model {output} --device {params.device} > {log} 2>&1"

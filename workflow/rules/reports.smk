@@ -47,7 +47,7 @@ rule atlas:
     conda:
         "../../envs/environment.yaml"
     params:
-        cores=lambda _: workflow.cores or 0,
+        cores=workflow.resource_settings.cores or 0,  # a cluster has no number
         papers=dag.config.papers,
     shell:
         "python -m papertrial atlas {wildcards.scale} {params.papers:q} --cores {params.cores} > {log} 2>&1"

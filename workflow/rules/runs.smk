@@ -14,4 +14,4 @@ rule unit:
     params:
         device=dag.config.device,
     shell:
-        "python -m papertrial unit {output} --device {params.device} > {log} 2>&1"
+        "exec python -m papertrial unit {output} --device {params.device} > {log} 2>&1"

@@ -2,9 +2,11 @@
 
     [ 12/31] convex/sinkhorn-newton-sparse, unit sns: 34 s; 19 left, about 4 min
 
-A failed job shows the end of its log. Used by ``logger: papertrial`` in the profiles.
+A failed job shows the end of its logs, on a cluster also of the cluster's; one that is tried again says with what.
+Used by ``logger: papertrial`` in the profiles.
 """
 
+import re
 import sys
 import time
 from logging import WARNING, LogRecord
@@ -14,6 +16,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 BOOKKEEPING = frozenset({"all", "default"})  # rules without a command
+REFUSED = "not tried again, since"  # what the DAG says of a retry in vain
 
 
 class LogHandler(LogHandlerBase):
@@ -51,6 +54,9 @@ class LogHandler(LogHandlerBase):
         _say(f"{self._total} jobs to run: " + ", ".join(f"{n} {rule}" for rule, n in sorted(counts.items())))
 
     def _job_info(self, record: LogRecord) -> None:
+        if record.jobid in self._jobs:
+            given = dict(record.resources)
+            _say(f"again: {_name(record)}, with {given.get('mem_mb')} MB and {given.get('runtime')} min")
         self._jobs[record.jobid] = record
         self._began[record.jobid] = time.monotonic()
         if self.common_settings.dryrun and record.rule_name not in BOOKKEEPING:
@@ -71,11 +77,16 @@ class LogHandler(LogHandlerBase):
         job = self._jobs.get(record.jobid)
         if job is None:
             return
-        _say(f"FAILED {_name(job)}")
-        for log in map(Path, job.log or []):
-            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-            _say("\n".join(f"    {line}" for line in lines[-15:]) or "    (it said nothing; was it killed?)")
-            _say(f"    the whole log: {log}")
+        _say(f"FAILED {_name(job)}{_cluster_says(record.rule_msg)}")
+        own = [Path(log) for log in job.log or []]
+        cluster = [Path(log) for log in (record.log or [])[len(own) :] if log]
+        told = {log: _telling(_lines(log)) for log in cluster}
+        for log in own:
+            if not any(REFUSED in line for lines in told.values() for line in lines):  # then it's an earlier try's
+                _say("\n".join(f"    {line}" for line in _lines(log)[-15:]) or "    (it said nothing; was it killed?)")
+                _say(f"    the whole log: {log}")
+        for log, lines in told.items():
+            _say("\n".join(f"    {line.strip()}" for line in [*lines, f"the cluster's log: {log}"]))
 
     def _message(self, record: LogRecord) -> None:
         text = record.getMessage()
@@ -92,6 +103,22 @@ def _name(job: LogRecord) -> str:
         "page": "page of {chapter}/{slug} at {scale} scale",
         "atlas": "the atlas at {scale} scale",
     }.get(job.rule_name, job.rule_name).format(**w)
+
+
+def _cluster_says(message: str | None) -> str:
+    """Of an executor's long message what the cluster called the failure: ': SLURM-job 12, TIMEOUT'."""
+    found = re.search(r"(\S+) '(\S+)' failed.*status is:? '(\w+)'", message or "", re.DOTALL)
+    return f": {found[1]} {found[2]}, {found[3]}" if found else ""
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines() if log.exists() else []
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """Of a cluster's log what isn't Snakemake's own talk; its end where there is nothing else."""
+    found = [line for line in lines if line.startswith(("slurmstepd", "srun: error")) or REFUSED in line]
+    return list(dict.fromkeys(found))[-5:] or lines[-5:]
 
 
 def _span(seconds: float) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ class Dag:
         config: Snakemake's config: the file's with the command line's on top.
         submitting: whether this is the process that the user started; a job's own Snakemake reads the plans
             that it wrote instead of making them.
+        known: gives Snakemake's cache of what exists, once there is one. Snakemake lists a folder once, and would miss
+            a plan written afterwards.
     """
 
-    def __init__(self, config: Mapping[str, Any], submitting: bool) -> None:
+    def __init__(self, config: Mapping[str, Any], submitting: bool, known: Callable[[], MutableMapping]) -> None:
         self.config = parse(Config, dict(config), CONFIG)
         self.submitting = submitting
+        self._known = known
         self.project = Project(self.config)
         self.asked: dict[str, list[str]] = {}  # scale -> papers whose pages this invocation wants
         self._planner = Planner(self.project, write=submitting)
@@ -111,4 +114,6 @@ class Dag:
         if paper not in self.asked.setdefault(scale, []):
             self.asked[scale].append(paper)
         units = [u["path"] for u in plan["units"].values()]
-        return [str(paths.paper_plan(scale, paper)), *absent([*units, *needed_paths(plan["shared"])])]
+        file = str(paths.paper_plan(scale, paper))
+        self._known()[file] = True
+        return [file, *absent([*units, *needed_paths(plan["shared"])])]

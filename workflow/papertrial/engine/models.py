@@ -1,10 +1,7 @@
-"""A base model's yaml as typed data, and what its recipe is handed to survive a kill."""
+"""A base model's yaml as typed data."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from papertrial.engine.cards import SCALES, Name, Needs, Scale, Settings, Strict, load_yaml, parse
@@ -56,20 +53,3 @@ def load_model_card(path: Path) -> BaseModelCard:
     if isinstance(data, dict):
         data.setdefault("name", path.stem)
     return parse(BaseModelCard, data, path)
-
-
-class Checkpoint(Protocol):
-    """Resume state of a long training, kept outside the declared outputs.
-
-    A training loop does ``if step % save_every == 0 or checkpoint.asked: checkpoint.save(state)``: once the job is
-    told to stop, ``asked`` is true, and ``save`` ends it when the state is written. The state holds all that the next
-    step depends on (model, optimizer, generators, position in the data), so a resumed run ends in the same bits.
-    """
-
-    asked: bool
-
-    def load(self) -> Mapping[str, np.ndarray] | None:
-        """The last saved state, or None at a fresh start."""
-
-    def save(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace the saved state atomically."""

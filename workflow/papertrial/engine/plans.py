@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from papertrial.engine import fingerprints, paths
-from papertrial.engine.cards import Card, Needs, Scale
+from papertrial.engine.cards import AtScale, Card, Needs, Scale
 from papertrial.engine.errors import PapertrialError, nearest
+from papertrial.engine.models import ModelAtScale
 from papertrial.engine.project import Project
 from papertrial.engine.units import cut
 
@@ -69,7 +70,7 @@ class Planner:
                 "gates": [g.model_dump() for g in card.gates],
                 "needs": needs,
                 "parts": parts,
-                "resources": {"mem_mb": at.mem_mb, "runtime": at.runtime, "gpu": at.gpu},
+                "resources": _resources(at),
             }
             write_plan(paths.model_plan(scale, name), plan)
             self._models[scale, name] = plan
@@ -91,7 +92,7 @@ class Planner:
         needs = self._needs(card.needs, scale, source)
         shared = self._needs(Needs(models=card.compares_with), scale, source)
         at = card.scales[scale]
-        resources = {"mem_mb": at.mem_mb, "runtime": at.runtime, "gpu": at.gpu}
+        resources = _resources(at)
         units: dict[str, Plan] = {}
         for name, runs in cut(card, scale, self.project.config.extra_seeds).items():
             tuned_by = sorted({r["tuned_by"] for r in runs if r.get("tuned_by")})
@@ -130,6 +131,10 @@ class Planner:
                 )
             models.setdefault(name, {}).update({part: parts[part]} if part else parts)
         return {"datasets": datasets, "models": models}
+
+
+def _resources(at: AtScale | ModelAtScale) -> dict[str, int]:
+    return {"mem_mb": at.mem_mb, "runtime": at.runtime, "gpu": at.gpu, "per_gpu": at.per_gpu}
 
 
 def needed_paths(needs: Plan) -> list[str]:

@@ -22,7 +22,7 @@ class Stopped(PapertrialError):
 
 
 class FileCheckpoint:
-    """Resume state in one safetensors file (see engine.models.Checkpoint)."""
+    """Resume state in one safetensors file (see engine.checkpoints.Checkpoint)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

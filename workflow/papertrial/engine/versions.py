@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from papertrial.engine import artifacts, paths, record
 from papertrial.engine.cards import SCALES
 from papertrial.engine.errors import PapertrialError
@@ -30,10 +32,10 @@ def snapshot(planner: Planner) -> None:
     untracked = {p: _fault(p) for p in here if not Path(f"{p}.dvc").exists()}
     new = [p for p, fault in untracked.items() if not fault]
     damaged = {p: fault for p, fault in untracked.items() if fault}
-    targets = [f"{p}.dvc" for p in here if p not in damaged]
     with _repository() as repo:
         if new:
             repo.add(new)
+        targets = [f"{p}.dvc" for p in _unpushed(repo, [p for p in here if p not in damaged])]
         pushed = repo.push(targets=targets) if targets else 0
     for path, fault in damaged.items():
         print(f"{path}: not tracked, {fault}; delete it and run again")
@@ -191,33 +193,49 @@ def _pull(repo: Any, names: list[str]) -> None:
         told(repo.checkout, inside, force=True)
 
 
+def _unpushed(repo: Any, names: list[str]) -> list[str]:
+    """The artifacts whose list of files the remote hasn't got, which DVC puts there last."""
+    lists = {p: _list_of(p) for p in names}
+    known = set(repo.cloud.get_remote_odb().oids_exist([oid for oid in lists.values() if oid]))
+    return [p for p, oid in lists.items() if oid not in known]
+
+
+def _list_of(path: str) -> str | None:
+    """The object that lists an artifact's files, as its .dvc file says; None if it says so of another folder."""
+    told = yaml.safe_load(Path(f"{path}.dvc").read_text())
+    outs = told.get("outs", [])
+    here = len(outs) == 1 and outs[0].get("path") == Path(path).name and told.get("wdir", ".") == "."
+    return outs[0].get("md5") if here else None
+
+
+def _files(repo: Any, oid: str) -> dict[tuple[str, ...], str]:
+    """{file, as the parts of its path: its object}, as far as the cache has the list."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    try:
+        return {key: info.value for key, _, info in Tree.load(repo.cache.local, HashInfo("md5", oid))}
+    except (FileNotFoundError, ObjectFormatError):
+        return {}
+
+
 def _stays_inside(repo: Any, path: str) -> bool:
     """Whether all that an artifact's .dvc file would write is plain files of its own folder."""
-    (stage,) = repo.stage.load_file(f"{path}.dvc")
-    inside = [Path(out.fs_path) for out in stage.outs] == [Path(path).absolute()]
-    if inside and all(len(key) == 1 and key[0] not in ("", ".", "..") for out in stage.outs for key in _files(out)):
+    oid = _list_of(path)
+    if oid and all(len(key) == 1 and key[0] not in ("", ".", "..") for key in _files(repo, oid)):
         return True
     print(f"{path}.dvc: names files outside {path}; nothing of it was written")
     return False
-
-
-def _files(out: Any) -> dict[tuple[str, ...], str]:
-    """{file of a tracked folder, as its parts: its hash}, as far as the cache has the list."""
-    from dvc_data.hashfile.tree import Tree
-
-    listed = out.get_obj()
-    return {key: info.value for key, _, info in listed} if isinstance(listed, Tree) else {}
 
 
 def _drop_damaged(repo: Any, path: str) -> None:
     """Remove the cached objects of an artifact that are not what their name says."""
     from dvc_objects.errors import ObjectFormatError
 
-    (stage,) = repo.stage.load_file(f"{path}.dvc")
-    cache = repo.cache.local
-    for out in stage.outs:
-        for oid in [*_files(out).values(), out.hash_info.value]:
-            try:
-                cache.check(oid, check_hash=True)
-            except (ObjectFormatError, FileNotFoundError):
-                cache.fs.remove(cache.oid_to_path(oid)) if cache.exists(oid) else None
+    oid, cache = _list_of(path), repo.cache.local
+    for found in [*_files(repo, oid).values(), oid] if oid else []:
+        try:
+            cache.check(found, check_hash=True)
+        except (ObjectFormatError, FileNotFoundError):
+            cache.fs.remove(cache.oid_to_path(found)) if cache.exists(found) else None

@@ -5,7 +5,7 @@ the evaluation seeds at the best. Rows: problem (the workload), method (the opti
 ``measured_run`` records. The traces hold the learning curves, and every trial as trial_lr and trial_loss.
 """
 
-from papertrial.engine.models import Checkpoint
+from papertrial.engine.checkpoints import Checkpoint
 from papertrial.engine.results import Inputs, Results
 from papertrial.methods.optimizers.adamw import AdamW
 from papertrial.methods.optimizers.lion import Lion

@@ -10,7 +10,7 @@ State, for T systems:
 
 import numpy as np
 
-from papertrial.engine.models import Checkpoint
+from papertrial.engine.checkpoints import Checkpoint
 from papertrial.engine.results import Inputs, Results
 from papertrial.testbeds.sor import GRID, tabulate
 

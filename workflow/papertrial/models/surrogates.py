@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from papertrial.engine.models import Checkpoint
+from papertrial.engine.checkpoints import Checkpoint
 from papertrial.engine.results import Inputs, Results
 from papertrial.testbeds.surrogates import SIMULATED, Network, log_softmax
 
