@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from papertrial.engine.results import Inputs, Results, Row
-from papertrial.methods import consistency
 from papertrial.methods.noise_levels import S_MAX, S_MIN, grid
 from papertrial.methods.samplers import balanced_labels, heun, initial_noise, noise_stream, solve
 from papertrial.models.arrays import seeded
@@ -21,6 +20,7 @@ from papertrial.models.classifiers import SampleJudge
 from papertrial.models.edm import batched
 from papertrial.models.perceptrons import PlaneMLP
 from papertrial.models.picture_denoisers import NETWORKS, load, training_pictures
+from papertrial.models.students import distil
 from papertrial.models.training import Training, fit
 from papertrial.papers.diffusion.improved_consistency_training.recipes import (
     CT,
@@ -187,7 +187,7 @@ def with_a_teacher(p: dict, method: str, seeds: list[int], inputs: Inputs, devic
         if method == "distilled":
             draw, _ = training_pictures(inputs.datasets["fashion_mnist"], p["size"], p["images"], device)
             levels = grid("karras", p["intervals"])
-            f, _ = consistency.distil(base, draw, levels, p["picture_updates"], p["lr"], seed, batch=p["batch"])
+            f, _ = distil(base, draw, levels, p["picture_updates"], p["lr"], seed, batch=p["batch"])
             samples = {1: batched(f, 1000)(S_MAX * noise, S_MAX, label.to(device))}
         else:
             steps = {1: 0, 5: 2}  # evaluations: steps of Heun's rule before the last one denoises
