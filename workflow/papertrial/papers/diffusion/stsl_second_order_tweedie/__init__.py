@@ -1,0 +1,1 @@
+"""Beyond First-Order Tweedie: Solving Inverse Problems using Latent Diffusion (2312.00852)."""
