@@ -1,0 +1,1 @@
+"""Improving the Training of Rectified Flows (2405.20320)."""

@@ -1,0 +1,1 @@
+"""A Unified Sampling Framework for Solver Searching of Diffusion Probabilistic Models."""

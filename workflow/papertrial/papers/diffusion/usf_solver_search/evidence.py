@@ -1,0 +1,172 @@
+"""What the rows of USF say about its four claims."""
+
+import numpy as np
+
+from papertrial.engine.evidence import Evidence, claim, figure
+from papertrial.engine.verdicts import Criterion, interval, point
+
+USF, DENSITIES = "usf", ("ring8", "spiral")
+
+
+@claim("c1")
+def beats_fixed_solvers(results: Evidence) -> list[Criterion]:
+    fd = results.paired("fm8", "fd", "nfe", "noise")
+    asked = sorted(results.of("fm8", USF)["nfe"].unique())
+    gain = {nfe: (fd.loc[nfe, "fixed"] - fd.loc[nfe, USF]).to_numpy() for nfe in asked}
+    return [
+        interval(f"FD of the best fixed solver - FD of the searched one, NFE {nfe}", gain[nfe], ">", 0) for nfe in asked
+    ]
+
+
+@claim("c2")
+def freedom_lowers_truncation_error(results: Evidence) -> list[Criterion]:
+    criteria = []
+    for problem in DENSITIES:
+        error = results.paired(problem, "ode_median", "nfe")
+        ratio = error[USF] / error["constant"]
+        criteria += [
+            point(f"{problem}, NFE {nfe}: error of free / of the best constant strategy", r.to_numpy(), "<=", 0.8)
+            for nfe, r in ratio.groupby("nfe")
+        ]
+    return criteria
+
+
+@claim("c3")
+def predictor_saves_evaluations(results: Evidence) -> list[Criterion]:
+    fd = results.paired("fm8-search", "fd", "evaluated")
+    most = fd.index.get_level_values("evaluated").max()  # 120, but for smoke
+    gain = (fd.loc[most, "random"] - fd.loc[most, USF]).to_numpy()
+    return [interval(f"best search FD of random search - of S^3, {most} schedules evaluated", gain, ">", 0)]
+
+
+@claim("c4")
+def half_the_evaluations(results: Evidence) -> list[Criterion]:
+    rows = results.of("fm8-speed", USF)
+    ratio = (rows["needed"] / rows["nfe"]).groupby(rows["seed"]).mean().to_numpy()
+    return [point("NFE that the best fixed solver needs / NFE of the searched schedule", ratio, ">=", 1.5)]
+
+
+NAMES = {
+    USF: "searched (USF)",
+    "fixed": "best fixed solver",
+    "levels-only": "levels searched, 2M",
+    "permuted": "fitness permuted",
+}
+COLOURS = dict(zip(NAMES.values(), ("C0", "C1", "C2", "C7"), strict=True))
+SEARCHES = {USF: "S^3", "random": "random search", "misled": "predictor taught permuted fitness"}
+
+
+@figure(
+    "Quality at very few evaluations",
+    caption="FD of 2,000 samples from fresh noise against test pictures that the search did not see, and ODE error, "
+    "which the search did not look at. Dots: every search seed and noise seed. Dotted: as many real pictures.",
+    alt="Two panels against 5, 7 and 10 evaluations: FD and rms ODE error of searched schedules, the best fixed "
+    "solvers and, at 5, the level-only search and the control.",
+    panels=2,
+)
+def quality(results: Evidence, axes: list) -> None:
+    import seaborn as sns
+
+    rows = results.of("fm8")
+    table = rows[rows["method"].isin(list(NAMES))]
+    table = table.assign(method=table["method"].map(NAMES), nfe=table["nfe"].astype(int))
+    for ax, metric, label in zip(axes, ("fd", "ode_rms"), ("FD", "rms ODE error"), strict=True):
+        how = {"hue": "method", "palette": COLOURS, "legend": "auto" if ax is axes[1] else False}
+        sns.stripplot(table, x="nfe", y=metric, dodge=True, alpha=0.6, size=4, ax=ax, **how)
+        ax.set(yscale="log", xlabel="evaluations", ylabel=label)
+    axes[1].legend(title=None, fontsize="small")
+    axes[0].axhline(rows.loc[rows["method"] == "real", "fd"].mean(), color="0.4", linestyle=":")
+
+
+@figure(
+    "Samples with five evaluations",
+    caption="From the same noise and labels: the best fixed solver, the searched schedule, and the control's schedule.",
+    alt="Three rows of ten 8 x 8 pictures of clothing.",
+    panels=3,
+    size=(6.0, 0.9),
+)
+def samples(results: Evidence, axes: list) -> None:
+    for ax, method in zip(axes, ("fixed", USF, "permuted"), strict=True):
+        kept = results.state.get(("fm8", method), {})
+        first = next((kept[k] for k in sorted(kept) if k.startswith("samples-5-")), None)
+        if first is not None:
+            ax.imshow(np.concatenate(list(first), axis=1), cmap="gray_r", vmin=-1, vmax=1)
+        ax.set(xticks=[], yticks=[], title=NAMES[method])
+
+
+@figure(
+    "What the search finds",
+    caption="The levels s at which steps start: the best fixed solver's and those of the search seeds. Large marks "
+    "have order 2 or 3. Every step may differ from the one before.",
+    alt="Three panels, one for each number of evaluations: dots on a logarithmic axis of noise levels, coloured by "
+    "whether noise or data is expanded, shaped by where derivatives come from.",
+    panels=3,
+    size=(4.4, 3.0),
+)
+def schedules(results: Evidence, axes: list) -> None:
+    import seaborn as sns
+
+    traces = results.traces
+    table = traces[(traces["problem"] == "fm8") & traces["method"].isin([USF, "fixed"])]
+    table = table[(table["method"] == USF) | (table["seed"] == table["seed"].min())]
+    who = np.where(table["method"] == USF, "seed " + table["seed"].astype(str), "fixed")
+    source = np.select([table["order"] == 1, table["inner"] == 1], ["order 1", "inside"], "past")
+    table = table.assign(schedule=who, derivatives=source)
+    asked = sorted(table["nfe"].unique())
+    for ax, nfe in zip(axes, asked, strict=False):
+        how = {"hue": "output", "style": "derivatives", "size": "order", "sizes": {1: 40, 2: 80, 3: 140}}
+        how |= {"hue_order": ["data", "noise"], "style_order": ["order 1", "past", "inside"]}
+        here = table[table["nfe"] == nfe].sort_values(["method", "seed"])
+        sns.scatterplot(here, x="level", y="schedule", ax=ax, legend="auto" if nfe == asked[-1] else False, **how)
+        ax.set(xscale="log", xlabel="level s", ylabel="", title=f"{int(nfe)} evaluations")
+        ax.invert_xaxis()
+        ax.margins(y=0.2)
+    if axes[len(asked) - 1].get_legend():
+        sns.move_legend(axes[len(asked) - 1], "upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    for ax in axes[len(asked) :]:
+        ax.set_visible(False)
+
+
+@figure(
+    "What the predictor saves",
+    caption="Best search FD at five evaluations against the number of schedules truly evaluated; all start from the "
+    "same pool. Lines: mean over search seeds, bands their range.",
+    alt="Three falling curves of search FD: S^3, random search, and S^3 with a predictor that learned nothing.",
+)
+def search_cost(results: Evidence, ax: object) -> None:
+    import seaborn as sns
+
+    table = results.traces[results.traces["problem"] == "fm8-search"]
+    table = table.assign(search=table["method"].map(SEARCHES))
+    sns.lineplot(table, x="evaluated", y="fd", hue="search", errorbar=("pi", 100), ax=ax)
+    ax.set(xlabel="schedules evaluated", ylabel="best search FD")
+
+
+@figure(
+    "Freedom against constancy, and evaluations saved",
+    caption="Left: median ODE error, exact scores, of the best of 200 per-step schedules over the best constant "
+    "strategy on the same levels; the claim needs 0.8 (dashed). Right: ODE error on fm8 of the best fixed solver at "
+    "each NFE, and of the schedules searched for that error.",
+    alt="Left: dots of error ratios for two densities and two numbers of evaluations. Right: error of fixed solvers "
+    "falling with NFE, and of searched schedules at 5 and 7.",
+    panels=2,
+)
+def errors(results: Evidence, axes: list) -> None:
+    import pandas as pd
+    import seaborn as sns
+
+    found = []
+    for problem in DENSITIES:
+        error = results.paired(problem, "ode_median", "nfe")
+        found.append((error[USF] / error["constant"]).rename("ratio").reset_index().assign(density=problem))
+    table = pd.concat(found)
+    sns.stripplot(table.assign(nfe=table["nfe"].astype(int)), x="nfe", y="ratio", hue="density", dodge=True, ax=axes[0])
+    axes[0].axhline(0.8, color="0.4", linestyle="--")
+    axes[0].set(xlabel="evaluations", ylabel="error, free / constant", ylim=(0, None))
+    traces = results.traces[results.traces["problem"] == "fm8-speed"]
+    kind = np.where(traces["solver"] == "searched", "searched (USF)", "best fixed solver")
+    table = traces.assign(kind=kind, nfe=traces["nfe"].astype(int))
+    how = {"hue": "kind", "palette": COLOURS, "style": "kind", "markers": True, "dashes": False}
+    sns.lineplot(table, x="nfe", y="ode_rms", units="seed", estimator=None, ax=axes[1], **how)
+    axes[1].legend(title=None)
+    axes[1].set(yscale="log", xlabel="evaluations", ylabel="rms ODE error")
