@@ -82,16 +82,20 @@ def quality(results: Evidence, axes: list) -> None:
     "Samples with five evaluations",
     caption="From the same noise and labels: the best fixed solver, the searched schedule, and the control's schedule.",
     alt="Three rows of ten 8 x 8 pictures of clothing.",
-    panels=3,
-    size=(6.0, 0.9),
+    size=(6.0, 2.0),
 )
-def samples(results: Evidence, axes: list) -> None:
-    for ax, method in zip(axes, ("fixed", USF, "permuted"), strict=True):
+def samples(results: Evidence, ax: object) -> None:
+    rows = {}
+    for method in ("fixed", USF, "permuted"):
         kept = results.state.get(("fm8", method), {})
         first = next((kept[k] for k in sorted(kept) if k.startswith("samples-5-")), None)
         if first is not None:
-            ax.imshow(np.concatenate(list(first), axis=1), cmap="gray_r", vmin=-1, vmax=1)
-        ax.set(xticks=[], yticks=[], title=NAMES[method])
+            rows[NAMES[method]] = np.concatenate(list(first), axis=1)
+    if not rows:
+        raise LookupError("no samples are kept")
+    height = len(next(iter(rows.values())))
+    ax.imshow(np.concatenate(list(rows.values())), cmap="gray_r", vmin=-1, vmax=1)
+    ax.set(xticks=[], yticks=height * (np.arange(len(rows)) + 0.5) - 0.5, yticklabels=list(rows))
 
 
 @figure(
@@ -164,9 +168,11 @@ def errors(results: Evidence, axes: list) -> None:
     axes[0].axhline(0.8, color="0.4", linestyle="--")
     axes[0].set(xlabel="evaluations", ylabel="error, free / constant", ylim=(0, None))
     traces = results.traces[results.traces["problem"] == "fm8-speed"]
-    kind = np.where(traces["solver"] == "searched", "searched (USF)", "best fixed solver")
+    kind = np.where(traces["solver"] == "searched", NAMES[USF], NAMES["fixed"])
     table = traces.assign(kind=kind, nfe=traces["nfe"].astype(int))
-    how = {"hue": "kind", "palette": COLOURS, "style": "kind", "markers": True, "dashes": False}
-    sns.lineplot(table, x="nfe", y="ode_rms", units="seed", estimator=None, ax=axes[1], **how)
+    common = {"x": "nfe", "y": "ode_rms", "hue": "kind", "palette": COLOURS, "ax": axes[1]}
+    sns.lineplot(table[table["kind"] == NAMES["fixed"]], units="seed", estimator=None, **common)
+    sns.scatterplot(table[table["kind"] == NAMES[USF]], zorder=3, **common)
     axes[1].legend(title=None)
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set(yscale="log", xlabel="evaluations", ylabel="rms ODE error")

@@ -1,0 +1,1 @@
+"""B2-DiffuRL: backward progressive training and branch-based sampling for sparse rewards."""

@@ -1,0 +1,1 @@
+"""ConsistencyDet: Robust Object Detector with Denoising Paradigm of Consistency Model (2404.07773)."""
