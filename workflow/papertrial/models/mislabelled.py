@@ -92,8 +92,7 @@ def load(part: str, state: Mapping[str, np.ndarray], device: str = "cpu") -> nn.
 def network(settings: dict) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The larger untrained network and an example's arguments, to count parameters and FLOPs."""
     own = settings["tasks"]["fm8"]
-    model = picture_denoisers.build(own["network"], own["sigma_data"])
-    return model, (torch.empty(1, 1, own["size"], own["size"]), torch.ones(1), torch.zeros(1, dtype=torch.long))
+    return picture_denoisers.network({**own, "networks": {"main": own["network"]}})
 
 
 def passes(settings: dict) -> float:
