@@ -167,7 +167,7 @@ def test_snakemake_itself_killed_then_the_same_command(checkout, with_its_job):
     unlocking = [sys.executable, "-m", "papertrial", "unlock"]
     unlock = subprocess.Popen(unlocking, stdout=subprocess.PIPE, text=True, **quiet)
     if not with_its_job:
-        assert "waiting for 1 jobs of a killed run" in unlock.stdout.readline()
+        assert "jobs of a killed run" in unlock.stdout.readline()  # the other paper may still be at it, too
     (checkout.path / "go").touch()
     assert "removed the lock" in unlock.communicate()[0]
     checkout.snakemake()

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "data": {"data", "engine.errors"},
     "testbeds": {"testbeds", "methods", "data", "engine.results"},
     "methods": {"methods", "testbeds", "engine.results"},
-    "models": {"models", "methods", "testbeds", "data", "engine.results", "engine.models"},
+    "models": {"models", "methods", "testbeds", "data", "engine.results", "engine.checkpoints"},
     "papers": {
         "papers",
         "models",

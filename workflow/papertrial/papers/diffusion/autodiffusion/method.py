@@ -46,7 +46,7 @@ class Bench:
         self.net = GatedDenoiser(picture_denoisers.load(inputs.models[base][part], device))
         self.full, self.saved = self.net.costs(self.lab.shape)
         self.distance = FrechetDistance(self.lab.judge.train_features)
-        self.truth, self.report = cache(self._truth), cache(self._report)
+        self.truth, self.report, self.fd = cache(self._truth), cache(self._report), cache(self._fd)
 
     def sample(self, candidate: Candidate, seed: int, n: int) -> tuple[Tensor, Tensor, float]:
         """(n, 1, size, size) pictures from a noise seed, their labels, and multiply-adds in whole evaluations."""
@@ -63,6 +63,10 @@ class Bench:
             return self.distance(self.lab.judge.classify(x0)[0])
 
         return cache(value)
+
+    def _fd(self, candidate: Candidate, seed: int, n: int) -> float:
+        x0, label, _ = self.sample(candidate, seed, n)
+        return self.lab.judge(x0, label.cpu())["fd"]
 
     def _truth(self, seed: int, n: int, steps: int) -> np.ndarray:
         """(n, ...) the ODE's solutions from the first noises of a seed."""
@@ -144,7 +148,7 @@ def run(problem: dict, method: str, settings: dict, seeds: list[int], inputs: In
             row, x0 = bench.report(chosen, noise, *sizes)
             row = {"seed": seed, "nfe": k, "noise": noise, "steps": len(chosen.steps), **row}
             if other:  # the same list on a network that the search has not seen
-                row["fd_transfer"] = other.report(chosen, noise, *sizes)[0]["fd"]
+                row["fd_transfer"] = other.fd(chosen, noise, p["n"])
             found.rows.append(row)
             found.state.setdefault(f"samples-{k}-{seed}", x0[:, 0].cpu().numpy())
     return found
