@@ -91,16 +91,15 @@ def test_compute_stays_within_budget_as_counted(gated):
     rng, genes = np.random.default_rng(1000), StepsAndBlocks(4 * full, full, tuple(saved), 4)
     drawn = [genes.random(rng) for _ in range(10)]
     drawn += [genes.mutated(c, rng) for c in drawn] + [genes.crossed(*pair, rng) for pair in pairwise(drawn)]
-    drawn += [genes.mutated(c, rng) for c in drawn]
     assert {len(c.steps) for c in drawn} >= {4, 5, 6}
-    x, label = pictures(3)
+    x, label = pictures(1)
     for candidate in drawn:
         assert valid(candidate)
         gated.macs = 0
         denoise = gated.along(candidate.masks)
         for s in candidate.levels:
             denoise(x, s, label)
-        assert gated.macs == 3 * genes.compute(candidate) <= 3 * 4 * full
+        assert gated.macs == genes.compute(candidate) <= 4 * full
 
 
 def test_all_ones_is_the_full_network_and_a_skipped_block_is_the_identity(gated):

@@ -30,15 +30,15 @@ from papertrial.papers.diffusion.consistencydet.training import (
 from papertrial.testbeds.detection import clip_boxes, scale_boxes, unscale_boxes
 
 CONFIG = Path(__file__).parents[3] / "config"
-PROBLEM = {"name": "scenes", "batch": 4, "updates": 2, "lr": 1e-3, "warmup": 0, "decay": 1.0, "ema": 0.9}
+PROBLEM = {"name": "scenes", "batch": 4, "updates": 2, "lr": 1e-3, "lr_times": 1.0, "warmup": 0, "decay": 1.0}
 PROBLEM |= {"narrow": 4, "width": 8, "proposals": 8, "boxes": 10, "k": [1, 2], "renew": [0.1, 0.5], "tune_k": 2}
-PROBLEM |= {"tune_n": 3, "trajectory": 3, "consistency": 1.0, "s_train": 10.0}
+PROBLEM |= {"tune_n": 3, "trajectory": 3, "ema": 0.9, "consistency": 1.0, "s_train": 10.0}
 SETTINGS = {"consistencydet": {}, "near-only": {"s_train": 0.3}, "diffusiondet": {"consistency": 0.0}}
 SETTINGS |= {"one-shot": {"consistency": 0.0, "k": [1]}, "fcos": {"consistency": 0.0}}
 
 
-@pytest.fixture(scope="module")
-def inputs():
+def made_up() -> dict:
+    """Rectangles of noise in the shape of Fashion-MNIST."""
     rng = np.random.default_rng(0)
     data = {}
     for part, n in (("train", 45050), ("test", 100)):
@@ -47,10 +47,21 @@ def inputs():
             height, width = rng.integers(10, 25, 2)
             picture[2 : 2 + height, 2 : 2 + width] = rng.integers(150, 256, (height, width))
         data[f"x_{part}"], data[f"y_{part}"] = few[np.arange(n) % 50], np.arange(n) % 10
-    settings = {"scenes": {"backbone": 8, "train": 24, "validation": 6, "test": 6}, "channels": [4, 8, 8, 8]}
-    settings |= {"width": 8, "steps": 2, "batch": 4, "lr": 1e-3, "ema": 0.9}
-    state = scenes48.train("0", settings, Inputs({"fashion_mnist": data}), "cpu", None).state
-    return Inputs({}, {"scenes48": {"0": state}})
+    return data
+
+
+SCENES = {"scenes": {"backbone": 8, "train": 24, "validation": 6, "test": 6}, "channels": [4, 8, 8, 8], "width": 8}
+SCENES |= {"steps": 2, "batch": 4, "lr": 1e-3, "ema": 0.9}
+
+
+def small_scenes(**changed) -> dict:
+    """The state of scenes48, on a miniature."""
+    return scenes48.train("0", {**SCENES, **changed}, Inputs({"fashion_mnist": made_up()}), "cpu", None).state
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return Inputs({}, {"scenes48": {"0": small_scenes()}})
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +72,7 @@ def split(inputs):
 def random_head(output="consistency", inner=8):
     """Untrained, but with an output that depends on its input."""
     head = seeded(lambda: BoxHead(inner, 4, 16, output), 1000)
-    torch.nn.init.normal_(head.layers[-1].weight, std=0.3, generator=torch.Generator().manual_seed(1000))
+    torch.nn.init.normal_(head.last.weight, std=0.3, generator=torch.Generator().manual_seed(1000))
     return head
 
 
@@ -93,6 +104,18 @@ def test_boxes_are_looked_at_where_they_would_be_with_unit_variance():
     inside = (unscale_boxes(free, S) == clip_boxes(unscale_boxes(free, S))).all(dim=1)
     assert inside.float().mean() > 0.5  # a merely clipped box at s = 10 would be a corner
     assert torch.allclose(seen[inside], free[inside], atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["consistency", "offset"])
+def test_heads_start_by_giving_back_what_they_look_at(output, split):
+    head = seeded(lambda: BoxHead(8, 4, 16, output), 1000)
+    b = scale_boxes(split.boxes[:, :1], S)
+    for s in (0.1, 1.0, 10.0):
+        noisy, at = 0.5 * np.sqrt(1 + s**2) * b, torch.full(b.shape[:2], s)
+        seen = looked_at(noisy, at[..., None])
+        _, found = head(split.features, noisy, at)
+        unclipped = (seen - 0.5 * b).abs().amax(dim=-1) < 1e-5
+        assert unclipped.any() and torch.allclose(found[unclipped], seen[unclipped], atol=0.02)
 
 
 def test_box_scaling_and_clipping(split):
@@ -212,11 +235,14 @@ def test_the_consistency_term_is_the_distance_of_two_levels_and_holds_the_lower_
 
 
 @pytest.mark.slow
-def test_true_boxes_at_a_low_level_stay_where_they_are_after_training(inputs, split):
-    p = {**PROBLEM, "batch": 8, "updates": 300, "lr": 2e-3, "narrow": 8, "width": 32, "ema": 0.98, "proposals": 20}
-    loss = denoising_loss(split, p, two_levels(p, "cpu"))
-    head = trained(lambda: BoxHead(8, 8, 32, "consistency"), loss, p, 1000, split)
-    assert self_consistency(head, split, p, 1000)["kept_iou"] >= 0.8
+def test_true_boxes_at_a_low_level_stay_where_they_are_after_training():
+    sizes = {"backbone": 200, "train": 200, "validation": 2, "test": 100}
+    state = small_scenes(scenes=sizes, channels=[8, 16, 16, 16], width=16, steps=300, batch=8, lr=2e-3, ema=0.98)
+    train, test = (scenes48.load(state, name) for name in ("train", "test"))
+    p = {**PROBLEM, "batch": 8, "updates": 800, "lr": 4e-3, "narrow": 8, "width": 64, "ema": 0.99, "proposals": 20}
+    loss = denoising_loss(train, p, two_levels(p, "cpu"))
+    head = trained(lambda: BoxHead(16, 8, 64, "consistency"), loss, p, 1000, train)
+    assert self_consistency(head, test, p, 1000)["kept_iou"] >= 0.8
 
 
 def test_an_untrained_head_keeps_true_boxes_near(split):

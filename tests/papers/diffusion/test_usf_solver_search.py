@@ -29,7 +29,7 @@ from papertrial.papers.diffusion.usf_solver_search.schedules import (
 from papertrial.papers.diffusion.usf_solver_search.search import Predictor, at_random, best, climb, predicted, search
 from papertrial.testbeds.mixtures import density
 
-SEARCH = {"search_n": 10, "pool": 3, "per_round": 2, "rounds": 2, "candidates": 8, "truth_n": 6, "truth_steps": 6}
+SEARCH = {"search_n": 10, "pool": 3, "per_round": 2, "rounds": 2, "candidates": 4, "truth_n": 6, "truth_steps": 6}
 QUALITY = {**SEARCH, "name": "fm8", "measure": "quality", "n": 20, "nfe": [5], "noise": [1000, 1001]}
 EFFICIENCY = {**SEARCH, "name": "fm8-search", "measure": "efficiency", "nfe": [5], "evaluated": [5, 7]}
 SPEED = {**SEARCH, "name": "fm8-speed", "measure": "speed", "nfe": [5], "most": 6, "noise": [1000]}
@@ -88,7 +88,7 @@ def random_schedules(nfe, count=30, seed=1000):
 
 @pytest.mark.parametrize("nfe", [2, 5, 7, 10])
 def test_counted_nfe_is_the_declared_one(nfe):
-    schedules = random_schedules(nfe, 5 if nfe == 2 else 30) + list(fixed(nfe)) + constants(nfe, "log")
+    schedules = random_schedules(nfe, 5 if nfe == 2 else 15) + list(fixed(nfe)) + constants(nfe, "log")
     for schedule in schedules:
         counted = Counted(density("ring8"))
         solve(counted, start(1), schedule.plan[1], schedule.plan[0])
@@ -132,7 +132,7 @@ def test_search_is_reproducible_from_its_seed():
     def found(seed):
         rng, space = np.random.default_rng(seed), Space(6)
         fitness = lambda s: sum(s.lams) + s.steps[0].order  # noqa: E731
-        return search(space, fitness, at_random(space, {}, 5, rng), predicted(20), [4, 4], rng)
+        return search(space, fitness, at_random(space, {}, 5, rng), predicted(8), [2, 2], rng)
 
     assert list(found(1000).items()) == list(found(1000).items())
     assert list(found(1000)) != list(found(1001))
@@ -202,6 +202,7 @@ def test_predictor_learns_a_ranking():
     assert np.corrcoef(score, [value(s) for s in unseen])[0, 1] < -0.6
 
 
+@pytest.mark.slow
 def test_guided_search_beats_a_misled_one_where_there_is_something_to_learn():
     fitness = lambda s: float(np.abs(np.array(s.lams) - 1).sum()) + sum(d.data for d in s.steps)  # noqa: E731
 
@@ -240,7 +241,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = {"levels", "control", "misled", "speed"}  # the same code on the same problems
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])
 def test_splitting_the_seeds_changes_nothing(case, tiny_fm8):
     whole = run(*CASES[case], [1000, 1001], tiny_fm8, "cpu").rows
     parts = [row for seed in (1000, 1001) for row in run(*CASES[case], [seed], tiny_fm8, "cpu").rows]
@@ -281,8 +285,9 @@ def test_fixed_points_agree_with_diffusers(name):
     ours = solve(target, x, levels, rules, path=VP, final=False)
     for s, t in zip(levels[:-1], made.timesteps, strict=True):
         lam = -np.log(s)
-        x = made.step(target.eps(x, VP.alpha(lam), VP.sigma(lam)), t, x).prev_sample
-    assert torch.allclose(ours, x, rtol=0, atol=1e-8)
+        x = made.step(target.eps(x, VP.alpha(lam), VP.sigma(lam)), t, x).prev_sample.double()
+    single = name == "2M"  # that scheduler rounds its samples to single precision
+    assert torch.allclose(ours, x, rtol=0, atol=1e-4 if single else 1e-8)
 
 
 # Judging.

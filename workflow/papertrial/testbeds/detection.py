@@ -80,8 +80,8 @@ def roi_align(features: Tensor, boxes: Tensor, size: int = 7, samples: int = 2) 
         return hat.unflatten(-2, (size, samples)).mean(dim=-2)
 
     across, down = weights(0, features.shape[-1]), weights(1, features.shape[-2])
-    rows = torch.einsum("nmyh,nchw->nmcyw", down, features)
-    return rows @ across.transpose(-1, -2)[:, :, None]
+    rows = torch.einsum("nmyh,nchw->nmycw", down, features).flatten(2, 3)  # (n, m, size c, w)
+    return (rows @ across.transpose(-1, -2)).unflatten(2, (size, -1)).transpose(2, 3)
 
 
 # Assignment.

@@ -6,6 +6,9 @@ noisy box points to once it's shrunk to unit variance. What it answers becomes a
     consistency   f(b, s) = c_skip(s) b + c_out(s) F, the identity at s_min
     offset        F moves the box that was looked at
 
+Both start by giving back the box that was looked at: an offset of 0 does, and a consistency head starts from the
+weights that do, since far from s_min its answer is a position.
+
 Sources: Jiang et al. 2024 (arXiv 2404.07773); consistency models: Song et al. 2023 (arXiv 2303.01469).
 """
 
@@ -48,7 +51,11 @@ def offset(noisy: Tensor, seen: Tensor, answer: Tensor, s: Tensor) -> Tensor:
     return seen + answer
 
 
-OUTPUTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {"consistency": consistency, "offset": offset}
+# How an answer becomes a box, and the first weight of the box in it.
+OUTPUTS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], float]] = {
+    "consistency": (consistency, 1.0),
+    "offset": (offset, 0.0),
+}
 
 
 class BoxHead(nn.Module):
@@ -63,21 +70,24 @@ class BoxHead(nn.Module):
 
     def __init__(self, inner: int, narrow: int, width: int, output: str, classes: int = 10) -> None:
         super().__init__()
-        self.output, self.classes = OUTPUTS[output], classes
+        (self.output, start), self.classes = OUTPUTS[output], classes
         self.narrow = nn.Conv2d(inner, narrow, 1)
-        self.layers = nn.Sequential(
-            *(nn.Linear(narrow * BINS**2 + 5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()),
-            nn.Linear(width, classes + 4),
+        self.hidden = nn.Sequential(
+            *(nn.Linear(narrow * BINS**2 + 5, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        nn.init.constant_(self.layers[-1].bias[:classes], -3.0)  # most proposals are of nothing
+        self.last = nn.Linear(width + 9, classes + 4)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        nn.init.constant_(self.last.bias[:classes], -3.0)  # most proposals are of nothing
+        nn.init.eye_(self.last.weight[classes:, -4:]).data.mul_(start)
 
     def forward(self, features: Tensor, noisy: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, m, classes) and boxes (n, m, 4) in [-S, S], from features (n, c, h, w), b (n, m, 4), s (n, m)."""
         s = s[..., None]
         seen = looked_at(noisy, s)
         region = roi_align(F.silu(self.narrow(features)), unscale_boxes(seen, S), BINS)  # (n, m, narrow, 7, 7)
-        given = torch.cat([region.flatten(2), seen, s.log() / 4], dim=-1)
-        logits, answer = self.layers(given).split([self.classes, 4], dim=-1)
+        given = torch.cat([seen, s.log() / 4], dim=-1)
+        hidden = self.hidden(torch.cat([region.flatten(2), given], dim=-1))  # (n, m, width)
+        position = ((1 + (s / SD) ** 2).sqrt() - 1) * SD / s * seen  # F for which f is the box that is looked at
+        logits, answer = self.last(torch.cat([hidden, given, position], dim=-1)).split([self.classes, 4], dim=-1)
         return logits, self.output(noisy, seen, answer, s)

@@ -10,7 +10,7 @@ from papertrial.methods.noise_levels import grid
 from papertrial.papers.diffusion.consistencydet.head import S_MAX, S_MIN, TIMES, BoxHead, S, cosine_levels
 from papertrial.testbeds.detection import clip_boxes, unscale_boxes
 
-CHUNK = 100  # pictures at a time
+CHUNK = 25  # pictures at a time: what fits a cache
 
 Steps = Callable[[int], list[float]]  # number of evaluations -> their levels
 

@@ -157,7 +157,8 @@ def shown(boxes: Tensor, scores: Tensor, labels: Tensor, split: Split, seed: int
 
 def trained(build: Callable[[], nn.Module], loss: Loss, p: dict, seed: int, split: Split) -> nn.Module:
     head = seeded(build, seed).to(split.boxes.device)
-    return fit(head, loss, Training.of({**p, "steps": p["updates"]}), seed)[0]
+    how = {**p, "steps": p["updates"], "lr": p["lr_times"] * p["lr"]}
+    return fit(head, loss, Training.of(how), seed)[0]
 
 
 METHODS: dict[str, Measure] = {
