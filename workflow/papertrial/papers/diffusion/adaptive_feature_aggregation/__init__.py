@@ -1,0 +1,1 @@
+"""AFA: an ensemble of diffusion models that shares features, weighted by small trained aggregators."""
