@@ -107,6 +107,7 @@ def learning(results: Evidence, axes: list) -> None:
         rows = rows.assign(method=rows["method"].map(LABELS))
         how = {"hue": "method", "hue_order": list(LABELS.values()), "palette": "colorblind"}
         sns.lineplot(rows, x="round", y="rollout_reward", ax=ax, errorbar=("pi", 100), legend=task == TASKS[0], **how)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(title=task, ylabel="reward")
     axes[0].legend(fontsize="x-small")
 
