@@ -1,0 +1,1 @@
+"""Direct Discriminative Optimization: Your Likelihood-Based Visual Generative Model is Secretly a GAN Discriminator."""
