@@ -1,0 +1,1 @@
+"""Effortless Efficiency: Low-Cost Pruning of Diffusion Models (2412.02852)."""
