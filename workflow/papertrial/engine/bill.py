@@ -111,6 +111,7 @@ def _notes(jobs: list[Estimate], scale: Scale, device: str, gpu_tflops: float) -
         notes.append("scaled: a recorded run of another scale, times seeds, tuning and the card's work:")
     if any(j.basis == "counted" and j.gpu for j in jobs):
         notes.append(f"counted: operations on the meta device; assumed of a GPU: {gpu_tflops:g} TFLOP/s (--gpu-tflops)")
+        notes.append("         of a unit only the forward passes that work: names, so less than it takes if it trains")
     if any(j.peak_mb is None for j in jobs):
         notes.append("memory: what the card asks for (<=) where no run at this scale was measured")
     if device == "cpu":
